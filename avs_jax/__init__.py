@@ -1,0 +1,1 @@
+"""Audio-visual segmentation in JAX: systems that mask what sounds, and measures of whether they listen."""

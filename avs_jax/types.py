@@ -1,0 +1,81 @@
+"""The two structures that travel through the program: `Batch` from the data, `Outputs` from a system.
+
+Axis letters, whole project: B clips, T seconds (frames), H W pixels, h w feature cells, C channels,
+D model width, A audio width, N tokens, Q queries, K classes, L levels, M heads, P points, G categories.
+"""
+
+from enum import IntEnum
+
+import flax.struct
+from jaxtyping import Array, Bool, Float, Int, Int32, UInt8
+from numpy import ndarray
+
+AnyArray = Array | ndarray
+
+
+class Condition(IntEnum):
+  """The sound a clip is judged under (Robust paper, section 3.1)."""
+
+  POSITIVE = 0
+  SILENCE = 1
+  NOISE = 2
+  OFFSCREEN = 3
+
+
+NEGATIVES = (Condition.SILENCE, Condition.NOISE, Condition.OFFSCREEN)
+
+
+@flax.struct.dataclass
+class Batch:
+  """A batch of clips. Arrays are numpy in the data pipeline and jax on the device.
+
+  Attributes:
+    frames: RGB in [0, 255], or float32 that is already normalised.
+    log_mel: VGGish examples, one per second of the clip.
+    masks: class id per pixel of what sounds, 0 background; binary sets use {0, 1}.
+    annotated: frames whose mask is given (S4 trains on frame 0 only).
+    present: real frames; False is padding (AVSS clips of five seconds).
+    condition: a `Condition` per clip.
+    index: position of the clip in its source's list of ids, -1 for a row that only pads the batch.
+    waveform: mono samples in [-1, 1], only where a system takes raw sound.
+    sounding: categories heard in each second, where the data set says so.
+    visible: categories seen in the clip, where the data set says so.
+  """
+
+  frames: UInt8[AnyArray, "B T H W 3"] | Float[AnyArray, "B T H W 3"]
+  log_mel: Float[AnyArray, "B T 96 64"]
+  masks: Int32[AnyArray, "B T H W"]
+  annotated: Bool[AnyArray, "B T"]
+  present: Bool[AnyArray, "B T"]
+  condition: Int[AnyArray, "B"]
+  index: Int[AnyArray, "B"]
+  waveform: Float[AnyArray, "B T S"] | None = None
+  sounding: Bool[AnyArray, "B T G"] | None = None
+  visible: Bool[AnyArray, "B G"] | None = None
+
+
+@flax.struct.dataclass
+class Outputs:
+  """What a system says of a batch. A loss, a debias strategy and a picture read this and nothing else.
+
+  Attributes:
+    logits: per pixel and class, before any sigmoid or softmax; K = 1 for binary sets.
+    visual_features: last map of the visual encoder (coarsest stage), before any fusion.
+    audio_features: the audio embedding per second as the audio encoder gives it.
+    fused_maps: one map per fused stage, finest first, as the matching losses read them (rectified).
+    fused_audio: the audio feature paired with each of `fused_maps`, None where the stage has no sound.
+    similarity: agreement of sound and picture per frame, a logit; filled by debias/guide.
+    aux_logits: logits of intermediate decoder layers, first layer first.
+    mix_mask: AVSegFormer's auxiliary mask logits.
+    uncertainty: RAVS's per-pixel uncertainty in [0, 1].
+  """
+
+  logits: Float[AnyArray, "B T H W K"]
+  visual_features: Float[AnyArray, "B T h w C"] | None = None
+  audio_features: Float[AnyArray, "B T A"] | None = None
+  fused_maps: tuple | None = None
+  fused_audio: tuple | None = None
+  similarity: Float[AnyArray, "B T"] | None = None
+  aux_logits: tuple | None = None
+  mix_mask: Float[AnyArray, "..."] | None = None
+  uncertainty: Float[AnyArray, "B T H W 1"] | None = None

@@ -1,0 +1,1 @@
+"""Clips in, batches out: reading, sound substitution, noising, log-mel, batching and sharding."""
