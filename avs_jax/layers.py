@@ -1,0 +1,228 @@
+"""Building blocks shared by encoders, fusion and decoders.
+
+All maps are channels-last. Norms and softmax run in float32 whatever the compute dtype. Convolutions pad
+symmetrically as PyTorch's do, so that published weights give published numbers.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+Dtype = Any
+Initializer = Callable[..., Any]
+
+# Normal with variance 2 / fan_out: the convolutions of PVT-v2 and ResNet.
+he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+# Truncated normal 0.02: the linear layers of every transformer here.
+trunc_normal = nn.initializers.truncated_normal(0.02)
+# Uniform +-1/sqrt(fan_in): PyTorch's default for convolutions and linear layers.
+torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+class Conv(nn.Module):
+  """Convolution over the two axes before the channels, any leading axes; padding as PyTorch writes it.
+
+  Deviation: none. `padding` is rows and columns of zeros on each side, or "SAME" (TensorFlow's rule).
+  """
+
+  features: int
+  kernel: int = 3
+  stride: int = 1
+  padding: int | str = 0
+  dilation: int = 1
+  groups: int = 1
+  use_bias: bool = True
+  dtype: Dtype = jnp.float32
+  kernel_init: Initializer = torch_default
+  bias_init: Initializer = nn.initializers.zeros
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "*N H W C"]) -> Float[Array, "*N h w F"]:
+    shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.features)
+    kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+    pad = self.padding if isinstance(self.padding, str) else [(self.padding, self.padding)] * 2
+    lead = x.shape[:-3]
+    y = jax.lax.conv_general_dilated(
+      x.reshape(-1, *x.shape[-3:]).astype(self.dtype),  # [N, H, W, C]
+      kernel.astype(self.dtype),
+      window_strides=(self.stride, self.stride),
+      padding=pad,
+      rhs_dilation=(self.dilation, self.dilation),
+      feature_group_count=self.groups,
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    if self.use_bias:
+      bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
+      y = y + bias.astype(self.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+    return y.reshape(*lead, *y.shape[1:])
+
+
+def depthwise_shifted(
+  x: Float[Array, "N H W C"], kernel: Float[Array, "k k 1 C"], stride: int, pad: tuple[int, int]
+) -> Float[Array, "N h w C"]:
+  """Depthwise convolution as k*k shifted multiply-adds.
+
+  Grouped convolutions are 6 to 16 times slower than this on CPU (jax issue 23713), forward and backward.
+
+  Args:
+    pad: zeros before and after, on both axes.
+  """
+  size = kernel.shape[0]
+  x = jnp.pad(x, ((0, 0), pad, pad, (0, 0)))
+  rows, cols = ((x.shape[i] - size) // stride + 1 for i in (1, 2))
+  total = None
+  for dy in range(size):
+    for dx in range(size):
+      end = (dy + (rows - 1) * stride + 1, dx + (cols - 1) * stride + 1)
+      tap = x[:, dy : end[0] : stride, dx : end[1] : stride] * kernel[dy, dx, 0].reshape(
+        1, 1, 1, -1
+      )
+      total = tap if total is None else total + tap
+  assert total is not None
+  return total
+
+
+class DepthwiseConv(nn.Module):
+  """One k x k filter per channel, in either of two forms with the same parameters and results.
+
+  Attributes:
+    form: "shift" (k*k multiply-adds, fast on CPU), "grouped" (XLA's grouped convolution), or "auto":
+      shift on CPU, grouped elsewhere.
+    padding: zeros on each side, or "SAME" (TensorFlow's rule).
+  """
+
+  kernel: int = 3
+  stride: int = 1
+  padding: int | str = 1
+  use_bias: bool = True
+  form: str = "auto"
+  dtype: Dtype = jnp.float32
+  kernel_init: Initializer = he_fan_out
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N h w C"]:
+    channels = x.shape[-1]
+    kernel = self.param(
+      "kernel", self.kernel_init, (self.kernel, self.kernel, 1, channels), jnp.float32
+    )
+    x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+    if isinstance(self.padding, str):
+      pads = jax.lax.padtype_to_pads(
+        x.shape[1:3], kernel.shape[:2], (self.stride,) * 2, self.padding
+      )
+    else:
+      pads = [(self.padding, self.padding)] * 2
+    form = (
+      self.form
+      if self.form != "auto"
+      else ("shift" if jax.default_backend() == "cpu" else "grouped")
+    )
+    if form == "shift" and pads[0] == pads[1]:
+      y = depthwise_shifted(x, kernel, self.stride, tuple(pads[0]))
+    else:
+      y = jax.lax.conv_general_dilated(
+        x, kernel, (self.stride,) * 2, pads,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=channels,
+      )  # fmt: skip
+    if self.use_bias:
+      bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+      y = y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
+    return y
+
+
+class BatchNorm(nn.Module):
+  """Batch normalisation over all axes but the last, with PyTorch's running statistics.
+
+  In training the batch's own statistics are used and the running ones move by `momentum` towards them, the
+  variance unbiased (N - 1), as PyTorch does and Flax does not. Under jit over a mesh the statistics are
+  those of the global batch. Running statistics live in the collection "batch_stats".
+  """
+
+  epsilon: float = 1e-5
+  momentum: float = 0.1
+  scale_init: Initializer = nn.initializers.ones
+  bias_init: Initializer = nn.initializers.zeros
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "*N C"], *, train: bool) -> Float[Array, "*N C"]:
+    channels = x.shape[-1]
+    scale = self.param("scale", self.scale_init, (channels,), jnp.float32)
+    bias = self.param("bias", self.bias_init, (channels,), jnp.float32)
+    running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
+    running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
+    if train:
+      axes = tuple(range(x.ndim - 1))
+      values = x.astype(jnp.float32)
+      mean = values.mean(axes)
+      var = jnp.square(values - mean.reshape((1,) * (x.ndim - 1) + (-1,))).mean(axes)
+      if not self.is_initializing():
+        count = x.size // channels
+        keep = 1 - self.momentum
+        running_mean.value = keep * running_mean.value + self.momentum * mean
+        running_var.value = keep * running_var.value + self.momentum * var * count / max(
+          count - 1, 1
+        )
+    else:
+      mean, var = running_mean.value, running_var.value
+    factor = scale * jax.lax.rsqrt(var + self.epsilon)
+    offset = bias - mean * factor
+    wide = (1,) * (x.ndim - 1) + (channels,)
+    return (x.astype(jnp.float32) * factor.reshape(wide) + offset.reshape(wide)).astype(self.dtype)
+
+
+class DropPath(nn.Module):
+  """Stochastic depth: drops a residual branch per example with probability `rate`, scaling the kept ones."""
+
+  rate: float = 0.0
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "N ..."], *, train: bool) -> Float[Array, "N ..."]:
+    if not train or self.rate == 0:
+      return x
+    keep = jax.random.bernoulli(
+      self.make_rng("dropout"), 1 - self.rate, (x.shape[0],) + (1,) * (x.ndim - 1)
+    )
+    return jnp.where(keep, x / (1 - self.rate), jnp.zeros_like(x))
+
+
+def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+  """The exact (erf) form, which all published backbones use; jax.nn.gelu defaults to the tanh form."""
+  return jax.nn.gelu(x, approximate=False)
+
+
+def _taps(size: int, out: int, align_corners: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Lower neighbour, upper neighbour and weight of the upper one for each output position of one axis."""
+  position = np.arange(out, dtype=np.float64)
+  if align_corners:
+    position = position * ((size - 1) / (out - 1) if out > 1 else 0.0)
+  else:
+    position = np.clip((position + 0.5) * size / out - 0.5, 0, None)
+  low = np.minimum(np.floor(position).astype(np.int32), size - 1)
+  high = np.minimum(low + 1, size - 1)
+  return low, high, (position - low).astype(np.float32)
+
+
+def resize_bilinear(
+  x: Float[Array, "*N H W C"], size: Sequence[int], *, align_corners: bool
+) -> Float[Array, "*N H2 W2 C"]:
+  """Bilinear resize of the two axes before the channels, without antialiasing (PyTorch's `interpolate`).
+
+  align_corners False: pixels are squares, the centre of the top-left one is (0.5, 0.5) in both sizes and
+  positions outside are clamped to the border. True: the centres of the corner pixels coincide.
+  """
+  for axis, out in ((x.ndim - 3, size[0]), (x.ndim - 2, size[1])):
+    if x.shape[axis] == out:
+      continue
+    low, high, weight = _taps(x.shape[axis], out, align_corners)
+    shape = [1] * x.ndim
+    shape[axis] = out
+    weight = jnp.asarray(weight, x.dtype).reshape(shape)
+    lower, upper = jnp.take(x, low, axis=axis), jnp.take(x, high, axis=axis)
+    x = lower + (upper - lower) * weight
+  return x

@@ -1,0 +1,50 @@
+"""Strict surroundings for every test: CPU with 8 virtual devices, no sloppy broadcasting, a compilation cache."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+  os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+  )
+sys.path.insert(0, str(ROOT))
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+from absl import flags  # noqa: E402
+
+CACHE = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache"))
+jax.config.update("jax_compilation_cache_dir", CACHE)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+flags.FLAGS.mark_as_parsed()
+
+GOLDEN = ROOT.parent / "shared" / "golden"
+
+
+@pytest.fixture(scope="session")
+def golden():
+  """Path of a file of reference outputs; skips, saying why, where they are not at hand."""
+
+  def find(name: str) -> Path:
+    path = GOLDEN / name
+    if not path.exists():
+      pytest.skip(f"reference outputs are kept beside the repository; {name} is not there")
+    return path
+
+  return find
+
+
+@pytest.fixture(scope="session")
+def rule(golden):
+  """The rule that fills models with reproducible weights (`weight`, `array`, `sample`, `check`)."""
+  spec = importlib.util.spec_from_file_location("golden_rule", golden("golden_rule.py"))
+  assert spec and spec.loader
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
