@@ -79,9 +79,7 @@ def depthwise_shifted(
   for dy in range(size):
     for dx in range(size):
       end = (dy + (rows - 1) * stride + 1, dx + (cols - 1) * stride + 1)
-      tap = x[:, dy : end[0] : stride, dx : end[1] : stride] * kernel[dy, dx, 0].reshape(
-        1, 1, 1, -1
-      )
+      tap = x[:, dy : end[0] : stride, dx : end[1] : stride] * kernel[dy, dx, 0].reshape(1, 1, 1, -1)
       total = tap if total is None else total + tap
   assert total is not None
   return total
@@ -107,21 +105,13 @@ class DepthwiseConv(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N h w C"]:
     channels = x.shape[-1]
-    kernel = self.param(
-      "kernel", self.kernel_init, (self.kernel, self.kernel, 1, channels), jnp.float32
-    )
+    kernel = self.param("kernel", self.kernel_init, (self.kernel, self.kernel, 1, channels), jnp.float32)
     x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
     if isinstance(self.padding, str):
-      pads = jax.lax.padtype_to_pads(
-        x.shape[1:3], kernel.shape[:2], (self.stride,) * 2, self.padding
-      )
+      pads = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (self.stride,) * 2, self.padding)
     else:
       pads = [(self.padding, self.padding)] * 2
-    form = (
-      self.form
-      if self.form != "auto"
-      else ("shift" if jax.default_backend() == "cpu" else "grouped")
-    )
+    form = self.form if self.form != "auto" else ("shift" if jax.default_backend() == "cpu" else "grouped")
     if form == "shift" and pads[0] == pads[1]:
       y = depthwise_shifted(x, kernel, self.stride, tuple(pads[0]))
     else:
@@ -165,9 +155,7 @@ class BatchNorm(nn.Module):
         count = x.size // channels
         keep = 1 - self.momentum
         running_mean.value = keep * running_mean.value + self.momentum * mean
-        running_var.value = keep * running_var.value + self.momentum * var * count / max(
-          count - 1, 1
-        )
+        running_var.value = keep * running_var.value + self.momentum * var * count / max(count - 1, 1)
     else:
       mean, var = running_mean.value, running_var.value
     factor = scale * jax.lax.rsqrt(var + self.epsilon)
@@ -185,9 +173,7 @@ class DropPath(nn.Module):
   def __call__(self, x: Float[Array, "N ..."], *, train: bool) -> Float[Array, "N ..."]:
     if not train or self.rate == 0:
       return x
-    keep = jax.random.bernoulli(
-      self.make_rng("dropout"), 1 - self.rate, (x.shape[0],) + (1,) * (x.ndim - 1)
-    )
+    keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, (x.shape[0],) + (1,) * (x.ndim - 1))
     return jnp.where(keep, x / (1 - self.rate), jnp.zeros_like(x))
 
 

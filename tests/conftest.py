@@ -1,4 +1,4 @@
-"""Strict surroundings for every test: CPU with 8 virtual devices, no sloppy broadcasting, a compilation cache."""
+"""Strict surroundings for every test: CPU with 8 virtual devices, strict broadcasting, a compile cache."""
 
 import importlib.util
 import os
@@ -8,9 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-  os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-  )
+  os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 sys.path.insert(0, str(ROOT))
 
 import jax  # noqa: E402
