@@ -1,0 +1,160 @@
+"""Turns a PyTorch state_dict into Flax variables, strictly: every tensor has its place or the import fails.
+
+The place of a tensor follows from the module itself: its abstract variables are traced (nothing is computed),
+each Flax path is turned into the PyTorch name by one rule, and the two lists of names must be equal.
+"""
+
+import functools
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from avs_jax.errors import InputError
+from avs_jax.weights import dialects
+
+Path = tuple[str, ...]
+Variables = dict[str, Any]
+
+# Shapes that bring every parameter of an audio encoder to life: log-mel or filter-bank examples, 1 s.
+AUDIO_SHAPES = {"vggish": (1, 96, 64), "htsat": (1, 101, 64), "beats": (1, 98, 128)}
+LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
+STATISTICS = {"mean": "running_mean", "var": "running_var"}
+
+
+def torch_name(path: Path) -> str:
+  """The PyTorch name of a Flax path, collection first: ("params", "block1_0", "norm1", "scale").
+
+  A trailing "_<digits>" of a module name stands for ".<digits>"; kernel, scale and embedding are "weight";
+  the running statistics bear PyTorch's names; every other leaf keeps its own.
+  """
+  collection, *modules, leaf = path
+  parts = [re.sub(r"(?:_\d+)+$", lambda found: found[0].replace("_", "."), module) for module in modules]
+  leaf = STATISTICS.get(leaf, leaf) if collection == "batch_stats" else LEAVES.get(leaf, leaf)
+  return ".".join([*parts, leaf])
+
+
+def to_torch_layout(leaf: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+  """The shape that a Flax parameter has in PyTorch: kernels [*taps, in, out] are [out, in, *taps] there."""
+  return (shape[-1], shape[-2], *shape[:-2]) if leaf == "kernel" and len(shape) >= 2 else shape
+
+
+def to_flax_layout(leaf: str, tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+  """`tensor` in Flax's layout and float32, or None where its shape cannot be meant.
+
+  A convolution with one tap may be a dense layer in Flax and the other way round: axes of length 1 among the
+  taps are free.
+  """
+  expected = to_torch_layout(leaf, shape)
+  if tensor.shape != expected:
+    is_kernel = leaf == "kernel" and len(shape) >= 2 and tensor.ndim >= 2
+    taps = tuple(n for n in tensor.shape[2:] if n != 1)
+    if not is_kernel or (*tensor.shape[:2], *taps) != (*expected[:2], *(n for n in expected[2:] if n != 1)):
+      return None
+  if leaf == "kernel" and len(shape) >= 2:
+    tensor = np.moveaxis(tensor, (0, 1), (-1, -2)).reshape(shape)
+  return np.ascontiguousarray(tensor, np.float32)
+
+
+def _trace(module: Any, *inputs: jax.ShapeDtypeStruct) -> Variables:
+  """Abstract variables of `module`, by tracing its `init`."""
+  takes_train = "train" in inspect.signature(type(module).__call__).parameters
+  init = functools.partial(module.init, train=False) if takes_train else module.init
+  keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+  return jax.eval_shape(init, keys, *inputs)
+
+
+def abstract_variables(name: str, **overrides: Any) -> Variables:
+  """Shapes of every variable of the encoder or system `name`; nothing is computed.
+
+  Raises:
+    InputError: `name` is neither an encoder nor a system.
+  """
+  from avs_jax import encoders  # both packages are optional company of this one, and heavy to import
+
+  if name in encoders.NAMES:
+    shape = AUDIO_SHAPES.get(name, (1, 64, 64, 3))
+    return _trace(encoders.build(name, **overrides), jax.ShapeDtypeStruct(shape, jnp.float32))
+  from avs_jax import systems
+
+  if name in systems.NAMES:
+    frames = jax.ShapeDtypeStruct((1, 5, 64, 64, 3), jnp.float32)
+    log_mel = jax.ShapeDtypeStruct((1, 5, 96, 64), jnp.float32)
+    return _trace(systems.build(name, **overrides), frames, log_mel)
+  known = ", ".join((*encoders.NAMES, *systems.NAMES))
+  raise InputError(f"'{name}' is neither an encoder nor a system; give one of: {known}.")
+
+
+def _wanted(name: str, overrides: Mapping[str, Any]) -> Iterator[tuple[str, Path, tuple[int, ...]]]:
+  """(PyTorch name, Flax path, Flax shape) of every variable of `name`."""
+  renames = dialects.dialect(name, overrides).renames
+  variables = abstract_variables(name, **overrides)
+  for path, leaf in traverse_util.flatten_dict(variables).items():
+    if path[0] in ("params", "batch_stats"):
+      yield dialects.rewrite(torch_name(path), renames), path, tuple(leaf.shape)
+
+
+def to_torch_names(name: str, **overrides: Any) -> dict[str, tuple[int, ...]]:
+  """The tensors that `from_torch(name, ...)` expects, by their PyTorch names, with their PyTorch shapes.
+
+  Convolutions with one tap that are dense layers in Flax are listed as [out, in].
+  """
+  return {torch: to_torch_layout(path[-1], shape) for torch, path, shape in sorted(_wanted(name, overrides))}
+
+
+def _listed(names: list[str], limit: int = 12) -> str:
+  more = f" and {len(names) - limit} more" if len(names) > limit else ""
+  return ", ".join(names[:limit]) + more
+
+
+def from_torch(name: str, state: Mapping[str, np.ndarray], **overrides: Any) -> Variables:
+  """Flax variables of the encoder or system `name` from a PyTorch state_dict.
+
+  Args:
+    name: as for `encoders.build` or `systems.build`.
+    state: PyTorch name -> array.
+    **overrides: as for `build`.
+
+  Returns:
+    {"params": ..., "batch_stats": ...}, nested dictionaries of float32 arrays.
+
+  Raises:
+    InputError: names are missing or unexpected, or a shape differs; every list is in the message.
+  """
+  rules = dialects.dialect(name, overrides)
+  wanted = {torch: (path, shape) for torch, path, shape in _wanted(name, overrides)}
+  given = {dialects.rewrite(key, rules.aliases): np.asarray(value) for key, value in state.items()}
+  for prefix in rules.optional:
+    if not any(key.startswith(prefix) for key in given):
+      wanted = {key: place for key, place in wanted.items() if not key.startswith(prefix)}
+  droppable = (*dialects.NEVER_WEIGHTS, *dialects.HEADS, *rules.dead)
+  missing = sorted(wanted.keys() - given.keys())
+  unexpected = sorted(key for key in given.keys() - wanted.keys() if not dialects.matches(key, droppable))
+  flat: dict[Path, np.ndarray] = {}
+  misshapen = []
+  for key, (path, shape) in wanted.items():
+    if key not in given:
+      continue
+    value = to_flax_layout(path[-1], given[key], shape)
+    if value is None:
+      misshapen.append(
+        f"{key} is {list(given[key].shape)} instead of {list(to_torch_layout(path[-1], shape))}"
+      )
+    else:
+      flat[path] = value
+  faults = [
+    f"{label} {len(names)}: {_listed(names)}"
+    for label, names in (("missing", missing), ("unexpected", unexpected), ("wrong shape", misshapen))
+    if names
+  ]
+  if faults:
+    raise InputError(
+      f"the tensors do not fit '{name}' with {overrides or 'its defaults'}; {'; '.join(faults)}; "
+      "give the file of this very model or the overrides that it was trained with."
+    )
+  return traverse_util.unflatten_dict(flat)

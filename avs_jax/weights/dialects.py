@@ -1,0 +1,81 @@
+"""Where a published checkpoint's tensor names differ from the Flax paths, written down once per system.
+
+Most names follow one rule (see `convert.torch_name`) and need no entry. A system whose checkpoint calls
+things otherwise adds one `Dialect` to `DIALECTS`; nothing else has to change.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+
+Rewrites = tuple[tuple[str, str], ...]
+
+# Buffers that a model recomputes, and counters.
+NEVER_WEIGHTS = (
+  r"(^|\.)num_batches_tracked$",
+  r"(^|\.)relative_position_index$",
+  r"(^|\.)attn_mask$",
+  r"(^|\.)relative_coords_table$",
+)
+# Classifiers of a pre-trained backbone: dropped where the module has none.
+HEADS = (r"^(head|classifier|fc|_fc|tscam_conv|predictor|decode_head|sem_seg_head)\.",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dialect:
+  """How one system's checkpoint names its tensors.
+
+  Attributes:
+    renames: (pattern, replacement) pairs from the name that the general rule gives to the checkpoint's name;
+      the first pattern that matches is applied, later ones are not tried.
+    aliases: the same, from other spellings found in files to the checkpoint's name.
+    dead: patterns of tensors that published files hold and no computation reads.
+    optional: prefixes of parts that a file may lack as a whole; the variables then lack them too.
+  """
+
+  renames: Rewrites = ()
+  aliases: Rewrites = ()
+  dead: tuple[str, ...] = ()
+  optional: tuple[str, ...] = ()
+
+
+def _avsbench(overrides: Mapping[str, object]) -> Dialect:
+  """S4, MS3 and AVSS models of AVSBench; VGGish lies in a file of its own."""
+  is_resnet = str(overrides.get("visual", "pvt_v2_b5")).startswith("resnet")
+  backbone = "resnet" if is_resnet else "encoder_backbone"
+  branch = ((r"^visual_encoder\.(layer[34])\.", r"resnet.\1_1."),) if is_resnet else ()
+  return Dialect(
+    renames=(
+      *branch,
+      (r"^visual_encoder\.", f"{backbone}."),
+      (r"^aspp\.(\d+)\.", r"conv\1."),
+      (r"^tpavi\.(\d+)\.", r"tpavi_b\1."),
+      (r"^path\.(\d+)\.", r"path\1."),
+    ),
+    aliases=((r"^audio_backbone\.", "audio_encoder."),),
+    # The second branch of the two-branch ResNet and the first unit of the coarsest fusion block are never run.
+    dead=(r"^path4\.resConfUnit1\.", r"^resnet\.layer[34]_2\.", r"^(encoder_backbone\.head|resnet\.fc)\."),
+    optional=("audio_encoder.",),
+  )
+
+
+DIALECTS: dict[str, Callable[[Mapping[str, object]], Dialect]] = {"avsbench": _avsbench}
+
+
+def dialect(name: str, overrides: Mapping[str, object]) -> Dialect:
+  """The names of `name`'s published checkpoint; without an entry, the general rule alone."""
+  return DIALECTS[name](overrides) if name in DIALECTS else Dialect()
+
+
+def rewrite(name: str, rewrites: Rewrites) -> str:
+  """Applies the first pair of `rewrites` that matches."""
+  for pattern, replacement in rewrites:
+    new, count = re.subn(pattern, replacement, name)
+    if count:
+      return new
+  return name
+
+
+def matches(name: str, patterns: tuple[str, ...]) -> bool:
+  """Whether any pattern occurs in `name`."""
+  return any(re.search(pattern, name) for pattern in patterns)
