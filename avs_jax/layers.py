@@ -11,13 +11,21 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from avs_jax.errors import InputError
 
 Dtype = Any
 Initializer = Callable[..., Any]
 
 # Normal with variance 2 / fan_out: the convolutions of PVT-v2 and ResNet.
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+# The same for a depthwise kernel, whose fan_out is its k * k taps alone.
+he_fan_out_depthwise = nn.initializers.variance_scaling(
+  2.0, "fan_out", "normal", in_axis=-2, out_axis=-2, batch_axis=-1
+)
+# Normal with variance 2 / fan_in: networks of ours that learn from scratch.
+he_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 # Truncated normal 0.02: the linear layers of every transformer here.
 trunc_normal = nn.initializers.truncated_normal(0.02)
 # Uniform +-1/sqrt(fan_in): PyTorch's default for convolutions and linear layers.
@@ -62,18 +70,25 @@ class Conv(nn.Module):
     return y.reshape(*lead, *y.shape[1:])
 
 
+Padding = tuple[int, int]
+
+
 def depthwise_shifted(
-  x: Float[Array, "N H W C"], kernel: Float[Array, "k k 1 C"], stride: int, pad: tuple[int, int]
+  x: Float[Array, "N H W C"],
+  kernel: Float[Array, "k k 1 C"],
+  stride: int,
+  pad: Padding | tuple[Padding, Padding],
 ) -> Float[Array, "N h w C"]:
   """Depthwise convolution as k*k shifted multiply-adds.
 
   Grouped convolutions are 6 to 16 times slower than this on CPU (jax issue 23713), forward and backward.
 
   Args:
-    pad: zeros before and after, on both axes.
+    pad: zeros before and after, on both axes, or one such pair for each axis.
   """
   size = kernel.shape[0]
-  x = jnp.pad(x, ((0, 0), pad, pad, (0, 0)))
+  rows_pad, cols_pad = pad if isinstance(pad[0], tuple) else (pad, pad)
+  x = jnp.pad(x, ((0, 0), rows_pad, cols_pad, (0, 0)))
   rows, cols = ((x.shape[i] - size) // stride + 1 for i in (1, 2))
   total = None
   for dy in range(size):
@@ -100,7 +115,7 @@ class DepthwiseConv(nn.Module):
   use_bias: bool = True
   form: str = "auto"
   dtype: Dtype = jnp.float32
-  kernel_init: Initializer = he_fan_out
+  kernel_init: Initializer = he_fan_out_depthwise
 
   @nn.compact
   def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N h w C"]:
@@ -112,8 +127,10 @@ class DepthwiseConv(nn.Module):
     else:
       pads = [(self.padding, self.padding)] * 2
     form = self.form if self.form != "auto" else ("shift" if jax.default_backend() == "cpu" else "grouped")
-    if form == "shift" and pads[0] == pads[1]:
-      y = depthwise_shifted(x, kernel, self.stride, tuple(pads[0]))
+    if form not in ("shift", "grouped"):
+      raise InputError(f"depthwise convolution: form is '{form}'; give auto, shift or grouped.")
+    if form == "shift":
+      y = depthwise_shifted(x, kernel, self.stride, (tuple(pads[0]), tuple(pads[1])))
     else:
       y = jax.lax.conv_general_dilated(
         x, kernel, (self.stride,) * 2, pads,
@@ -164,6 +181,43 @@ class BatchNorm(nn.Module):
     return (x.astype(jnp.float32) * factor.reshape(wide) + offset.reshape(wide)).astype(self.dtype)
 
 
+class LayerNorm(nn.Module):
+  """Layer normalisation over the last axis, in float32 whatever the compute dtype."""
+
+  epsilon: float = 1e-6
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "*N C"]) -> Float[Array, "*N C"]:
+    channels = x.shape[-1]
+    wide = (1,) * (x.ndim - 1) + (channels,)
+    scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32).reshape(wide)
+    bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32).reshape(wide)
+    centred = x.astype(jnp.float32)
+    centred = centred - centred.mean(-1, keepdims=True)
+    variance = jnp.square(centred).mean(-1, keepdims=True)
+    return (centred * jax.lax.rsqrt(variance + self.epsilon) * scale + bias).astype(self.dtype)
+
+
+def attend(
+  query: Float[Array, "N q M D"], key: Float[Array, "N k M D"], value: Float[Array, "N k M D"]
+) -> Float[Array, "N q M D"]:
+  """softmax(query key^T / sqrt(D)) value for each of M heads; logits and softmax in float32."""
+  logits = jnp.einsum(
+    "nqmd,nkmd->nmqk", query * query.shape[-1] ** -0.5, key, preferred_element_type=jnp.float32
+  )
+  attention = jax.nn.softmax(logits, axis=-1).astype(value.dtype)  # [N, M, q, k]
+  return jnp.einsum("nmqk,nkmd->nqmd", attention, value)
+
+
+def drop_path(
+  x: Float[Array, "N ..."], rate: float | Float[Array, ""], key: PRNGKeyArray
+) -> Float[Array, "N ..."]:
+  """Drops a residual branch per example with probability `rate` and divides the kept ones by 1 - rate."""
+  keep = jax.random.bernoulli(key, 1 - rate, (x.shape[0],) + (1,) * (x.ndim - 1))
+  return jnp.where(keep, (x / (1 - rate)).astype(x.dtype), jnp.zeros_like(x))
+
+
 class DropPath(nn.Module):
   """Stochastic depth: drops a residual branch per example with probability `rate`, scaling the kept ones."""
 
@@ -173,8 +227,7 @@ class DropPath(nn.Module):
   def __call__(self, x: Float[Array, "N ..."], *, train: bool) -> Float[Array, "N ..."]:
     if not train or self.rate == 0:
       return x
-    keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, (x.shape[0],) + (1,) * (x.ndim - 1))
-    return jnp.where(keep, x / (1 - self.rate), jnp.zeros_like(x))
+    return drop_path(x, self.rate, self.make_rng("dropout"))
 
 
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:

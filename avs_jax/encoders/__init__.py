@@ -1,0 +1,53 @@
+"""Eyes and ears: `build` makes any encoder by its name; a system never knows which one it has."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from avs_jax.encoders import mix_transformer
+from avs_jax.encoders.conv_pyramid import ConvPyramid
+from avs_jax.encoders.vggish import VGGish
+from avs_jax.errors import InputError
+
+_VISUAL: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+  **{name: (mix_transformer.MixTransformer, size) for name, size in mix_transformer.SIZES.items()},
+  "conv_pyramid": (ConvPyramid, {}),
+}
+_AUDIO: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {"vggish": (VGGish, {})}
+
+VISUAL = tuple(_VISUAL)
+AUDIO = tuple(_AUDIO)
+NAMES = VISUAL + AUDIO
+
+
+def build(name: str, **overrides: Any) -> nn.Module:
+  """The encoder `name`, without parameters.
+
+  Visual encoders map normalised pictures [N, H, W, 3] to a tuple of four maps at strides 4, 8, 16, 32 and
+  have `channels`, `MEAN` and `STD` (RGB in [0, 255]); `stage(x, i)` runs one stage, for systems that act
+  between stages. Audio encoders map [N, 96, 64] to [N, A] and have `dim`.
+
+  Args:
+    name: one of `NAMES`.
+    **overrides: attributes of the encoder's class, in place of the named size's; lists become tuples and
+      a dtype may be given by its name.
+
+  Raises:
+    InputError: an unknown name or override.
+  """
+  table = {**_VISUAL, **_AUDIO}
+  if name not in table:
+    raise InputError(f"there is no encoder '{name}'; give one of: {', '.join(NAMES)}.")
+  kind, arguments = table[name]
+  allowed = [field.name for field in dataclasses.fields(kind) if field.name not in ("parent", "name")]
+  unknown = sorted(set(overrides) - set(allowed))
+  if unknown:
+    raise InputError(
+      f"encoder '{name}' has no setting {', '.join(unknown)}; its settings are: {', '.join(allowed)}."
+    )
+  overrides = {key: tuple(value) if isinstance(value, list) else value for key, value in overrides.items()}
+  if "dtype" in overrides:
+    overrides["dtype"] = jnp.dtype(overrides["dtype"])
+  return kind(**{**arguments, **overrides})
