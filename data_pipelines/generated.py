@@ -1,0 +1,296 @@
+"""Generated clips with known masks: drawn things that sound, in made scenes. Needs numpy and no file at all.
+
+The embedded default, a stand-in for AVSBench. Three subsets copy the three benchmarks' statistics:
+
+  single    one object, sounding all the time and covering 0.19 of the frame on average (AVSBench-S4's share):
+            whoever segments the salient thing is right, so the visual prior pays
+  multi     two or three objects of different categories; each second none, one or two of them sound
+            (.09 / .61 / .30, kept from the second before with probability .5); masks are binary
+  semantic  half of each; masks hold the category (1 to 8) of what sounds, 0 background
+
+Clip i is a pure function of (subset, seed, split, i). The splits share no instance: hue, light, width, detail
+and pitch are drawn from interleaved bands of the same ranges, so a test object is new but not outlandish.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from avs_jax.errors import InputError
+from data_pipelines.clips import SAMPLE_RATE_HZ, Clip
+from data_pipelines.sprites import BROAD, CATEGORIES, Look, area, draw, rgb
+from data_pipelines.synthesis import synthesize
+
+SUBSETS = ("single", "multi", "semantic")
+BANDS = {
+  "train": (0.0, 0.6),
+  "val": (0.65, 0.8),
+  "test": (0.85, 1.0),
+}  # the part of a band a split draws from
+NUM_BANDS = 5
+
+SINGLE_AREA = (0.10, 0.30)  # share of the frame, before what the border cuts off; mean as AVSBench-S4
+MULTI_AREA = (0.05, 0.12)
+SOUNDING = (0.09, 0.61, 0.30)  # chance that none, one, two objects sound in a second, as in AVSBench-MS3
+STICKY = 0.5  # chance that a second sounds as the one before
+PITCH = 0.12  # instances differ by this share in pitch
+FADE_S = 0.02
+LEVEL_RMS = 0.11
+
+
+@dataclasses.dataclass(frozen=True)
+class Thing:
+  """One object of a clip: what it is, how it looks and moves (frame shares a second), how it sounds."""
+
+  category: str
+  look: Look
+  pitch: float
+  timbre: float
+  gain: float
+  area: float
+  aspect: float
+  turn: float
+  spin: float
+  flip: bool
+  centre: tuple[float, float]
+  drift: tuple[float, float]
+  growth: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Script:
+  """All that happens in a clip, before anything is drawn or sounded; `heard` is bool [T, objects]."""
+
+  things: tuple[Thing, ...]
+  heard: np.ndarray
+
+
+class Generated:
+  """A split of generated clips (a `Source`).
+
+  Args:
+    subset: "single", "multi" or "semantic".
+    split: "train", "val" or "test".
+    num_clips: length of the split.
+    size: height and width of the frames in pixels; the same scene at every size.
+    seconds: T.
+    seed: another seed, other clips.
+    annotated: "all" frames, or only the "first" as in the training split of AVSBench-S4.
+  """
+
+  is_stand_in = True
+  categories = CATEGORIES
+  broad = tuple(BROAD.values())
+
+  def __init__(
+    self,
+    subset: str = "single",
+    split: str = "train",
+    num_clips: int = 600,
+    size: int = 64,
+    seconds: int = 5,
+    seed: int = 0,
+    annotated: str = "all",
+  ):
+    for name, value, known in (
+      ("subset", subset, SUBSETS),
+      ("split", split, tuple(BANDS)),
+      ("annotated", annotated, ("all", "first")),
+    ):
+      if value not in known:
+        raise InputError(f"generated clips: {name} is {value!r}, expected one of {', '.join(known)}.")
+    for name, value in (("num_clips", num_clips), ("size", size), ("seconds", seconds)):
+      if value < 1:
+        raise InputError(f"generated clips: {name} is {value}, expected a positive number.")
+    self.subset, self.split, self.seed, self.annotated = subset, split, int(seed), annotated
+    self.seconds = int(seconds)
+    self.size = (int(size), int(size))
+    self.num_classes = 1 + len(CATEGORIES) if subset == "semantic" else 1
+    kind = {"single": "single-source", "multi": "multi-source", "semantic": "semantic"}[subset]
+    self.title = f"generated {kind} clips (stand-in)"
+    self.ids = tuple(f"{subset}_{split}_{seed}_{i:05d}" for i in range(num_clips))
+
+  def __len__(self) -> int:
+    return len(self.ids)
+
+  def objects(self, index: int) -> frozenset[str]:
+    """Categories seen in the clip; whatever sounds is seen."""
+    return frozenset(thing.category for thing in self._script(index).things)
+
+  def sound(self, index: int) -> np.ndarray:
+    """float32 [seconds * 16000]: the sounding objects' waveforms added up, over a faint noise floor."""
+    script = self._script(index)
+    rng = self._rng(index, "sound")
+    floor_rms = 10 ** rng.uniform(-4.0, -2.9)  # -80 to -58 dB
+    wave = rng.standard_normal(self.seconds * SAMPLE_RATE_HZ, np.float32) * floor_rms
+    for number, (thing, heard) in enumerate(zip(script.things, script.heard.T, strict=True)):
+      if heard.any():
+        voice = synthesize(
+          thing.category, self._rng(index, "voice", number), self.seconds, thing.pitch, thing.timbre
+        )
+        wave += LEVEL_RMS * thing.gain * gate(heard) * voice
+    return np.clip(wave, -1, 1).astype(np.float32)
+
+  def clip(self, index: int) -> Clip:
+    """Draws the frames and masks of a clip and makes its sound."""
+    script = self._script(index)
+    frames = paint_scene(self._rng(index, "scene"), self.seconds, self.size)
+    owner = np.zeros((self.seconds, *self.size), np.int32)
+    time = np.arange(self.seconds) - (self.seconds - 1) / 2
+    for number, thing in enumerate(script.things, 1):
+      draw(
+        frames,
+        owner,
+        number,
+        thing.category,
+        thing.look,
+        centre=np.array(thing.centre) + time[:, None] * np.array(thing.drift),
+        scale=np.sqrt(thing.area / area(thing.category)) * (1 + thing.growth * time),
+        aspect=thing.aspect,
+        turn=thing.turn + thing.spin * time,
+        flip=thing.flip,
+      )
+    frames += self._rng(index, "grain").standard_normal(frames.shape, np.float32) * 2.0
+    numbers = np.array([CATEGORIES.index(thing.category) for thing in script.things])
+    label = numbers + 1 if self.num_classes > 1 else np.ones_like(numbers)
+    silent = np.zeros((self.seconds, 1), np.int64)
+    table = np.concatenate([silent, script.heard * label], axis=1)  # [T, 1 + objects]
+    masks = np.take_along_axis(table, owner.reshape(self.seconds, -1), axis=1)
+    sounding = np.zeros((self.seconds, len(CATEGORIES)), bool)
+    sounding[:, numbers] = script.heard
+    visible = np.zeros(len(CATEGORIES), bool)
+    visible[numbers] = True
+    annotated = np.ones(self.seconds, bool) if self.annotated == "all" else np.arange(self.seconds) == 0
+    return Clip(
+      id=self.ids[index],
+      frames=np.clip(frames + 0.5, 0, 255).astype(np.uint8),
+      masks=masks.reshape(owner.shape).astype(np.int32),
+      annotated=annotated,
+      present=np.ones(self.seconds, bool),
+      waveform=self.sound(index),
+      sounding=sounding,
+      visible=visible,
+    )
+
+  def _rng(self, index: int, what: str, number: int = 0) -> np.random.Generator:
+    """A generator of its own for each part of each clip, so that one part never shifts another."""
+    stream = ("script", "heard", "sound", "voice", "scene", "grain").index(what)
+    which = (SUBSETS.index(self.subset), tuple(BANDS).index(self.split))
+    return np.random.default_rng([self.seed, *which, index, stream, number])
+
+  def _script(self, index: int) -> Script:
+    if not 0 <= index < len(self):
+      raise IndexError(f"{self.title}: clip {index} of {len(self)}")
+    rng = self._rng(index, "script")
+    alone = self.subset == "single" or (self.subset == "semantic" and rng.uniform() < 0.5)
+    count = 1 if alone else int(rng.integers(2, 4))
+    chosen = rng.choice(len(CATEGORIES), count, replace=False)
+    low, high = SINGLE_AREA if alone else MULTI_AREA
+    things = tuple(
+      cast(rng, self.split, CATEGORIES[number], float(rng.uniform(low, high)), centre)
+      for number, centre in zip(chosen, place(rng, count), strict=True)
+    )
+    heard = np.ones((self.seconds, 1), bool)
+    return Script(things, heard if alone else schedule(self._rng(index, "heard"), self.seconds, count))
+
+
+def band(rng: np.random.Generator, split: str) -> float:
+  """A number in [0, 1) from the split's own bands; no other split ever draws from them."""
+  low, high = BANDS[split]
+  return float(rng.integers(NUM_BANDS) + rng.uniform(low, high)) / NUM_BANDS
+
+
+def cast(rng: np.random.Generator, split: str, category: str, share: float, centre) -> Thing:
+  """Draws an instance of a category that covers `share` of the frame."""
+  hue, second_hue, light, wide, detail, pitch, timbre = (band(rng, split) for _ in range(7))
+  return Thing(
+    category=category,
+    look=Look(hue, light, wide, detail, second_hue),
+    pitch=1 + PITCH * (2 * pitch - 1),
+    timbre=timbre,
+    gain=float(np.exp(rng.uniform(-0.8, 0.5))),
+    area=share,
+    aspect=float(np.exp(rng.uniform(-0.14, 0.14))),
+    turn=float(rng.uniform(-0.3, 0.3)) + (0.5 if category == "guitar" else 0.0),
+    spin=float(rng.uniform(-0.05, 0.05)),
+    flip=bool(rng.uniform() < 0.5),
+    centre=centre,
+    drift=(float(rng.uniform(-0.02, 0.02)), float(rng.uniform(-0.02, 0.02))),
+    growth=float(rng.uniform(-0.02, 0.02)),
+  )
+
+
+def place(rng: np.random.Generator, count: int) -> list[tuple[float, float]]:
+  """Centres of one to three objects as shares of the frame; several lie more than 0.45 apart."""
+  if count == 1:
+    return [(float(rng.uniform(0.36, 0.64)), float(rng.uniform(0.36, 0.64)))]
+  angle = rng.uniform(0, 2 * np.pi) + 2 * np.pi * np.arange(count) / count
+  radius = rng.uniform(0.27, 0.31)
+  x, y = rng.uniform(0.46, 0.54, 2)
+  return [(float(x + radius * np.cos(a)), float(y + radius * np.sin(a))) for a in angle]
+
+
+def schedule(rng: np.random.Generator, seconds: int, count: int) -> np.ndarray:
+  """bool [T, count]: which objects sound in each second."""
+  heard = np.zeros((seconds, count), bool)
+  for t in range(seconds):
+    keep, number, order = rng.uniform(), rng.choice(len(SOUNDING), p=SOUNDING), rng.permutation(count)
+    if t and keep < STICKY:
+      heard[t] = heard[t - 1]
+    else:
+      heard[t, order[:number]] = True
+  return heard
+
+
+def gate(heard: np.ndarray) -> np.ndarray:
+  """float32 [T * 16000]: 1 in sounding seconds, else 0, with 20 ms ramps where a sound starts or ends."""
+  level = np.repeat(heard.astype(np.float32), SAMPLE_RATE_HZ)
+  ramp = int(FADE_S * SAMPLE_RATE_HZ)
+  rise = np.arange(ramp, dtype=np.float32) / ramp
+  padded = np.concatenate([[False], heard, [False]])
+  for t in np.flatnonzero(heard):
+    start, end = t * SAMPLE_RATE_HZ, (t + 1) * SAMPLE_RATE_HZ
+    if not padded[t]:
+      level[start : start + ramp] = rise
+    if not padded[t + 2]:
+      level[end - ramp : end] = rise[::-1]
+  return level
+
+
+def paint_scene(rng: np.random.Generator, seconds: int, size: tuple[int, int]) -> np.ndarray:
+  """float32 [T, H, W, 3] in [0, 255]: a sky or wall over ground, with soft texture, drifting slowly.
+
+  Muted colours, and no sharp edge but the horizon: nothing in it looks like an object.
+  """
+  height, width = size
+  hue, other = rng.uniform(size=2)
+  saturation, value = rng.uniform(0.10, 0.38), rng.uniform(0.5, 0.95)
+  top = rgb(hue, saturation, value)
+  bottom = rgb(hue + rng.uniform(-0.1, 0.1), saturation * 0.7, min(1.0, value * rng.uniform(0.8, 1.15)))
+  ground = rgb(0.05 + 0.35 * other, rng.uniform(0.2, 0.45), value * rng.uniform(0.45, 0.8))
+  horizon, drift = (
+    rng.uniform(0.55, 0.95),
+    rng.uniform(-1, 1, 2) / 64,
+  )  # the drift: a share of the frame a second
+  time = np.arange(seconds) - (seconds - 1) / 2
+  y = ((np.arange(height) + 0.5) / height) + drift[1] * time[:, None]  # [T, H]
+  x = ((np.arange(width) + 0.5) / width) + drift[0] * time[:, None]  # [T, W]
+  row = y[:, :, None].astype(np.float32)
+  column = top + (bottom - top) * np.clip(row / horizon, 0, 1)
+  below = 1 / (1 + np.exp(-np.clip((row - horizon) * 80, -30, 30)))
+  column = column + below * (ground * (1.2 - 0.6 * (row - horizon)) - column)  # [T, H, 3]
+  texture = np.zeros((seconds, height, width, 3), np.float32)
+  for knots, strength in ((4, 0.20), (9, 0.13), (22, 0.08)):
+    grid = rng.uniform(-1, 1, (knots, knots, 1)) + 0.25 * rng.uniform(-1, 1, (knots, knots, 3))
+    across = np.einsum(
+      "twk,jkc->tjwc", knot_weights(x, knots), strength * grid.astype(np.float32), optimize=True
+    )
+    texture += np.einsum("thj,tjwc->thwc", knot_weights(y, knots), across, optimize=True)
+  return column[:, :, None, :] * (1 + texture)
+
+
+def knot_weights(at: np.ndarray, knots: int) -> np.ndarray:
+  """float32 [..., knots]: how much each of `knots` values, spread over [-0.1, 1.1], counts at each place."""
+  position = np.clip((at + 0.1) / 1.2, 0, 1) * (knots - 1)
+  near = np.clip(1 - np.abs(position[..., None] - np.arange(knots)), 0, 1)
+  return (near * near * (3 - 2 * near)).astype(np.float32)
