@@ -5,6 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from avs_jax.weights.containers import read, read_pickled_tensor
+
+__all__ = ["from_torch", "read", "read_pickled_tensor"]
+
 
 def from_torch(name: str, state: Mapping[str, np.ndarray], **overrides: Any) -> dict[str, Any]:
   """Flax variables of the encoder or system `name` from a PyTorch state_dict; see `convert.from_torch`."""

@@ -50,10 +50,11 @@ def _avsbench(overrides: Mapping[str, object]) -> Dialect:
       (r"^visual_encoder\.", f"{backbone}."),
       (r"^aspp\.(\d+)\.", r"conv\1."),
       (r"^tpavi\.(\d+)\.", r"tpavi_b\1."),
-      (r"^path\.(\d+)\.", r"path\1."),
+      (r"^topdown\.(\d+)\.", r"path\1."),
+      (r"^head\.", ""),
     ),
     aliases=((r"^audio_backbone\.", "audio_encoder."),),
-    # The second branch of the two-branch ResNet and the first unit of the coarsest fusion block are never run.
+    # Never run: the second branch of the two-branch ResNet, the first unit of the coarsest fusion block.
     dead=(r"^path4\.resConfUnit1\.", r"^resnet\.layer[34]_2\.", r"^(encoder_backbone\.head|resnet\.fc)\."),
     optional=("audio_encoder.",),
   )
