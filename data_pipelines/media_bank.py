@@ -36,7 +36,8 @@ class Item:
   Attributes:
     kind: one of KINDS.
     category: its class, "" for backgrounds and noise.
-    split: picture: train, unseen. sound: train, val, unseen. background: train, val, test. noise: train, test.
+    split: train or unseen for pictures, train, val or unseen for sounds, train, val or test for backgrounds,
+      train or test for noise.
     name: where the catalogue has it from, with the fraction of the recording; unique in the bank.
     origin: "package version: path", archive paths after "!".
     licence: as the package states it for this file.

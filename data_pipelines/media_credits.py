@@ -37,15 +37,12 @@ def _from_readme(path: str, archive: dict[str, bytes]) -> tuple[str, str] | None
 def _from_copyright(file: pathlib.Path, path: str) -> tuple[str, str] | None:
   """The last paragraph of the copyright file whose patterns match; extensions may have been converted."""
   # Sources of gcompris lie under src/, its archives under gcompris/src/; pictures were turned into WebP.
-  stem = re.sub(r"^gcompris/", "", path)
-  stem = re.sub(r"\.webp$", ".*", stem)
+  names = (path, path.removeprefix("gcompris/"), pathlib.PurePath(path).name)
   best = None
   for block in _paragraphs(file):
     for pattern in block.get("files", []):
-      same_stem = stem.endswith(".*") and pattern.rsplit(".", 1)[0] == stem[:-2]
-      if same_stem or fnmatch.fnmatch(stem, pattern) or fnmatch.fnmatch(pathlib.PurePath(path).name, pattern):
-        best = block
-      elif fnmatch.fnmatch(path, f"*/{pattern}"):
+      patterns = (pattern, f"*/{pattern}", re.sub(r"\.\w+$", ".webp", pattern))
+      if any(fnmatch.fnmatch(name, option) for name in names for option in patterns):
         best = block
   return _owner_and_licence(best) if best else None
 
@@ -73,5 +70,7 @@ def _blocks(text: str) -> list[dict[str, list[str]]]:
 
 
 def _owner_and_licence(block: dict[str, list[str]]) -> tuple[str, str]:
-  owner = "; ".join(block.get("copyright", ["not stated"]))
-  return owner, block.get("license", ["not stated"])[0]
+  """The first two holders by name, and the licence's short name."""
+  owners = block.get("copyright", ["not stated"])
+  rest = f" and {len(owners) - 2} others" if len(owners) > 2 else ""
+  return "; ".join(owners[:2]) + rest, block.get("license", ["not stated"])[0]

@@ -98,8 +98,8 @@ def _apt(*arguments: str, cwd: pathlib.Path | None = None) -> str:
   if done.returncode:
     errors = [line for line in done.stderr.splitlines() if line.startswith("E:")]
     raise InputError(
-      f"apt-get {' '.join(arguments)} failed ({errors[0] if errors else f'exit {done.returncode}'}), expected "
-      "a package from Debian main; run `apt-get update` as root, then the same command again"
+      f"apt-get {' '.join(arguments)} failed ({errors[0] if errors else f'exit {done.returncode}'}), "
+      "expected a package from Debian main; run `apt-get update` as root, then the same command again"
     )
   return done.stdout
 

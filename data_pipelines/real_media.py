@@ -96,7 +96,7 @@ class RealMedia:
     _require(
       len(self._classes_at_hand) >= least and self._backgrounds,
       f"split {split} of the media bank in {self._cache} holds too little for subset {subset} and classes "
-      f"{list(classes)}, expected pictures, recordings and backgrounds; name more classes or rebuild the bank",
+      f"{list(classes)}, expected pictures, recordings and backgrounds; name more classes or rebuild it",
     )
 
   def __len__(self) -> int:
