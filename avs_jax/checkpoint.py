@@ -1,0 +1,202 @@
+"""Saving and restoring a run: the state, where the data stood, and a digest that notices a flipped bit.
+
+Layout under the work directory:
+  checkpoints/<step>/   state (parameters, statistics, optimiser, step), meta.json with data position
+  best/<step>/          parameters and statistics of the best validation score, same meta
+Orbax writes each folder under a temporary name and renames it last, so a kill leaves no half checkpoint.
+"""
+
+import os
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from flax import traverse_util
+
+from avs_jax.errors import InputError
+
+Tree = Any
+
+
+def digest(tree: Tree) -> dict[str, int]:
+  """CRC-32 of every array, by path. Arrays that other hosts hold in part are left out."""
+  sums = {}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+      continue
+    sums[jax.tree_util.keystr(path)] = zlib.crc32(np.ascontiguousarray(leaf).tobytes())
+  return sums
+
+
+def combined(sums: Mapping[str, int]) -> str:
+  """One short name for a set of weights."""
+  return f"{zlib.crc32(repr(sorted(sums.items())).encode()):08x}"
+
+
+class Checkpoints:
+  """The checkpoints of one folder.
+
+  Args:
+    folder: made if absent; relative paths are taken from the current directory.
+    keep: how many to keep.
+  """
+
+  def __init__(self, folder: str, keep: int = 2):
+    self.folder = os.path.abspath(folder)
+    os.makedirs(self.folder, exist_ok=True)
+    self.manager = ocp.CheckpointManager(
+      self.folder,
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
+      ),
+    )
+
+  def steps(self) -> list[int]:
+    """Steps at hand, oldest first."""
+    return sorted(self.manager.all_steps())
+
+  def save(self, step: int, state: Tree, meta: Mapping[str, Any]) -> None:
+    """Writes in the background; the arrays are copied before this returns.
+
+    Raises:
+      InputError: the disk is full or not writable. Earlier checkpoints are untouched.
+    """
+    host = jax.tree.map(lambda x: np.asarray(x) if _local(x) else x, state)
+    meta = {**meta, "step": step, "digest": digest(host)}
+    try:
+      self.manager.wait_until_finished()
+      if step in self.manager.all_steps():
+        return
+      self.manager.save(
+        step, args=ocp.args.Composite(state=ocp.args.StandardSave(host), meta=ocp.args.JsonSave(meta))
+      )
+    except (OSError, ValueError, RuntimeError) as error:
+      raise self._unwritable(step, error) from error
+
+  def wait(self) -> None:
+    """Blocks until what was saved is on disk. Raises like `save`."""
+    try:
+      self.manager.wait_until_finished()
+    except (OSError, ValueError, RuntimeError) as error:
+      raise self._unwritable(None, error) from error
+
+  def _unwritable(self, step: int | None, error: Exception) -> InputError:
+    reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    last = self.steps()[-1] if self.steps() else None
+    kept = f"the last good checkpoint is step {last}" if last is not None else "no checkpoint is kept yet"
+    what = f"checkpoint of step {step}" if step is not None else "checkpoint"
+    return InputError(
+      f"{self.folder}: the {what} could not be written ({reason}); {kept}. Free space and run the same"
+      " command again: it goes on from there."
+    )
+
+  def restore(self, target: Tree) -> tuple[Tree, dict] | None:
+    """The newest checkpoint that is whole, laid out as `target`; None where there is none.
+
+    A truncated, incomplete or altered checkpoint is named in the log and the one before it is tried.
+
+    Args:
+      target: arrays, or shapes with shardings, of the tree that was saved.
+
+    Raises:
+      InputError: checkpoints exist and none can be read, or the newest belongs to another model.
+    """
+    steps = self.steps()
+    for step in reversed(steps):
+      try:
+        return self._restore(step, target)
+      except InputError:
+        raise
+      except Exception as error:  # noqa: BLE001  orbax and tensorstore raise many kinds for a broken file
+        reason = " ".join(str(error).split())[:200]
+        logging.warning("%s: checkpoint %d is unreadable (%s); trying the one before", self.folder, step, reason)
+    if steps:
+      raise InputError(
+        f"{self.folder}: none of the checkpoints {steps} can be read; move the folder away to start anew."
+      )
+    return None
+
+  def _restore(self, step: int, target: Tree) -> tuple[Tree, dict]:
+    meta = self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+    self._check_shapes(step, target, meta["digest"])
+    abstract = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)), target
+    )
+    state = self.manager.restore(
+      step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+    )["state"]
+    found = digest(state)
+    wrong = [name for name, value in found.items() if meta["digest"].get(name) != value]
+    if wrong:
+      raise ValueError(f"digest differs in {len(wrong)} arrays, first {wrong[0]}")
+    return state, meta
+
+  def restore_as_saved(self) -> tuple[dict, dict] | None:
+    """The newest whole checkpoint as numpy arrays in the structure it was saved with."""
+    for step in reversed(self.steps()):
+      try:
+        both = self.manager.restore(
+          step, args=ocp.args.Composite(meta=ocp.args.JsonRestore(), state=ocp.args.StandardRestore())
+        )
+        state = jax.tree.map(np.asarray, both["state"])
+        return state, both["meta"]
+      except Exception as error:  # noqa: BLE001  as in `restore`
+        reason = " ".join(str(error).split())[:200]
+        logging.warning("%s: checkpoint %d is unreadable (%s)", self.folder, step, reason)
+    return None
+
+  def _check_shapes(self, step: int, target: Tree, saved: Mapping[str, int]) -> None:
+    wanted = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(target)}
+    missing, extra = sorted(wanted - set(saved)), sorted(set(saved) - wanted)
+    if missing or extra:
+      raise InputError(
+        f"{self.folder}: checkpoint {step} is of another model ({len(missing)} arrays missing,"
+        f" {len(extra)} unknown, e.g. {(missing + extra)[0]}); use another --workdir or the config it was"
+        " trained with."
+      )
+
+  def read_meta(self) -> dict | None:
+    """The meta of the newest checkpoint, without its arrays."""
+    for step in reversed(self.steps()):
+      try:
+        return self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+      except Exception:  # noqa: BLE001  broken: the one before it may be whole
+        logging.warning("%s: the meta of checkpoint %d is unreadable", self.folder, step)
+    return None
+
+  def close(self) -> None:
+    self.manager.close()
+
+
+def _local(x: Any) -> bool:
+  return not isinstance(x, jax.Array) or x.is_fully_addressable
+
+
+def parameters_by_path(tree: Mapping[str, Any]) -> dict[str, Any]:
+  """{"visual_encoder/block1_0/…": array} of a nested tree."""
+  return traverse_util.flatten_dict(tree, sep="/")
+
+
+def load_variables(workdir: str) -> dict[str, Any]:
+  """Parameters and statistics of a run: its best checkpoint, or its newest, as numpy arrays.
+
+  Raises:
+    InputError: the folder holds no whole checkpoint.
+  """
+  for name in ("best", "checkpoints"):
+    folder = os.path.join(os.path.abspath(workdir), name)
+    if not os.path.isdir(folder):
+      continue
+    checkpoints = Checkpoints(folder)
+    try:
+      found = checkpoints.restore_as_saved()
+    finally:
+      checkpoints.close()
+    if found is not None:
+      state = found[0]
+      return {"params": state["params"], "batch_stats": state.get("batch_stats") or {}}
+  raise InputError(f"{workdir}: no checkpoint there; give the --workdir of a finished or running training.")

@@ -1,0 +1,1 @@
+"""Strategies against the visual prior; each wraps any system and none names one."""

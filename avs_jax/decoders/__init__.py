@@ -1,0 +1,1 @@
+"""From fused maps to mask logits."""

@@ -1,0 +1,195 @@
+"""Judging a model: every clip of a split under four sounds, the scoreboard, and the pictures."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from avs_jax import metrics, report, score
+from avs_jax import mesh as meshes
+from avs_jax.errors import InputError
+from avs_jax.step import make_predict_step
+from avs_jax.types import Batch, Condition, Outputs
+
+Predict = Callable[[Mapping[str, Any], Batch], Outputs]
+
+
+@dataclasses.dataclass
+class Seen:
+  """What was kept of a split under one sound: figures, and probabilities of the clips to be pictured."""
+
+  figures: dict[str, Any]
+  probabilities: dict[int, np.ndarray]  # clip index -> [T, H, W]
+
+
+def make_count(mesh: Mesh) -> Callable[[Outputs, Batch], Any]:
+  """A jitted reduction of a batch's logits to counts, given to every process whole."""
+
+  def count(outputs: Outputs, batch: Batch) -> Any:
+    logits = outputs.logits.reshape(-1, *outputs.logits.shape[2:])  # [B*T, H, W, K]
+    masks = batch.masks.reshape(-1, *batch.masks.shape[2:])  # [B*T, H, W]
+    if logits.shape[-1] == 1:
+      counts = metrics.frame_counts(logits[..., 0], (masks > 0).astype("int32"))
+    else:
+      counts = metrics.class_counts(logits, masks)
+    similarity = outputs.similarity
+    if similarity is not None:
+      similarity = jax.nn.sigmoid(similarity)
+    return counts, batch.index, batch.annotated & batch.present, similarity
+
+  return jax.jit(count, out_shardings=meshes.replicated(mesh))
+
+
+def activity(logits: jax.Array) -> jax.Array:
+  """Probability that a pixel sounds: sigmoid for binary logits, 1 - P(background) for classes. [B, T, H, W]"""
+  if logits.shape[-1] == 1:
+    return jax.nn.sigmoid(logits[..., 0])
+  return 1 - jax.nn.softmax(logits, axis=-1)[..., 0]
+
+
+def judge(
+  predict: Predict,
+  count: Callable[[Outputs, Batch], Any],
+  variables: Mapping[str, Any],
+  batches: Iterable[Mapping[str, np.ndarray]],
+  mesh: Mesh,
+  *,
+  keep: Iterable[int] = (),
+  on_probabilities: Callable[[int, np.ndarray], None] | None = None,
+  describe: str = "",
+) -> Seen:
+  """Runs one split under one sound.
+
+  Args:
+    batches: as `loader.eval_batches` gives them; rows with index -1 only fill the batch.
+    keep: clip indices whose probability maps are returned.
+    on_probabilities: called with (clip index, float32 [T, H, W]) for every clip.
+  """
+  tally, probabilities, agreement = metrics.Tally(), {}, []
+  kept = set(keep)
+  whole = jax.jit(activity, out_shardings=meshes.replicated(mesh))
+  for rows in tqdm(batches, desc=describe, unit="batch", leave=False, disable=None):
+    batch = meshes.put_batch(mesh, Batch(**rows))
+    outputs = predict(variables, batch)
+    counts, index, counted, similarity = jax.device_get(count(outputs, batch))
+    tally.add(counts, index, counted)
+    if similarity is not None:
+      agreement.append(similarity[index >= 0].reshape(-1))
+    if on_probabilities is not None or kept & set(index.tolist()):
+      maps = np.asarray(whole(outputs.logits))
+      for row, clip in enumerate(index.tolist()):
+        if clip >= 0 and on_probabilities is not None:
+          on_probabilities(clip, maps[row])
+        if clip in kept:
+          probabilities[clip] = maps[row]
+  is_classes = tally.stacked()[2].__class__ is metrics.ClassCounts
+  figures = metrics.summarise_classes(tally) if is_classes else metrics.summarise(tally)
+  if agreement:
+    figures["similarity"] = float(np.concatenate(agreement).mean())
+  return Seen(figures, probabilities)
+
+
+def four_sounds(
+  config: Any, model: Any, variables: Mapping[str, Any], source: Any, mesh: Mesh, workdir: str
+) -> dict[str, Seen]:
+  """The split under each sound of `config.eval.conditions`, with manifest and, if asked, saved masks."""
+  from data_pipelines import feed
+
+  predict, count = make_predict_step(model, mesh), make_count(mesh)
+  variables = jax.device_put(variables, meshes.replicated(mesh))
+  pictured = range(min(config.eval.pictures, len(source)))
+  seen = {}
+  for name in config.eval.conditions:
+    condition = condition_of(name)
+    save = None
+    if config.eval.save_masks:
+      folder = os.path.join(workdir, "masks")
+
+      def save(clip: int, maps: np.ndarray, name: str = name, folder: str = folder) -> None:
+        score.save_masks(folder, name, source.ids[clip], maps)
+
+    seen[name] = judge(
+      predict,
+      count,
+      variables,
+      feed.evaluation(config, source, condition),
+      mesh,
+      keep=pictured,
+      on_probabilities=save,
+      describe=f"{config.eval.split} under {name}",
+    )
+  feed.write_manifest(config, source, os.path.join(workdir, "manifest.csv"))
+  return seen
+
+
+def condition_of(name: str) -> Condition:
+  """The condition a config names. Raises `InputError` for another word."""
+  try:
+    return Condition[name.upper()]
+  except KeyError:
+    known = ", ".join(c.name.lower() for c in Condition)
+    raise InputError(f"eval.conditions: {name!r} is not a sound; choose from {known}.") from None
+
+
+def evaluate(config: Any, workdir: str) -> dict[str, Any]:
+  """Judges the best checkpoint of a run and writes scoreboard, manifest and pictures into its folder.
+
+  Returns: {condition: figures}, and "global" with the G figures.
+
+  Raises:
+    InputError: no checkpoint, or a broken clip (evaluation never skips one silently).
+  """
+  from avs_jax.checkpoint import load_variables
+  from avs_jax.model import build_model
+  from data_pipelines import sources
+
+  model = build_model(config)
+  variables = load_variables(workdir)
+  source = sources.build(config, config.eval.split, limit=config.eval.test_clips)
+  mesh = meshes.make_mesh(config.eval.batch)
+  logging.info("evaluating %d clips of %s under %s", len(source), source.title, ", ".join(config.eval.conditions))
+  seen = four_sounds(config, model, variables, source, mesh, workdir)
+  results = {name: each.figures for name, each in seen.items()}
+  if jax.process_index() == 0:
+    record = run_record(config, source, variables)
+    report.write(workdir, results, record)
+    draw(config, source, seen, workdir)
+  return results
+
+
+def run_record(config: Any, source: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
+  """What a figure must never be without: data set, config, weights, seed."""
+  from avs_jax.checkpoint import combined, digest
+
+  return {
+    "title": config.title,
+    "data_set": source.title,
+    "is_stand_in": source.is_stand_in,
+    "split": config.eval.split,
+    "clips": len(source),
+    "config": config.to_dict(),
+    "weights_digest": combined(digest(variables)),
+    "seed": config.seed,
+  }
+
+
+def draw(config: Any, source: Any, seen: Mapping[str, Seen], workdir: str) -> None:
+  """Figure 1 for the first clips."""
+  from avs_jax import visualize
+
+  for index in range(min(config.eval.pictures, len(source))):
+    clip = source.clip(index)
+    maps = {condition_of(name): each.probabilities[index] for name, each in seen.items()}
+    visualize.four_sounds(
+      os.path.join(workdir, "pictures", f"four_sounds_{index}.png"),
+      clip.frames,
+      clip.masks > 0,
+      maps,
+      caption=f"{config.title or config.model.system}: {clip.id}, {source.title}, {config.eval.split}",
+    )

@@ -1,0 +1,1 @@
+"""Where sound meets picture: one module per paper's fusion block."""

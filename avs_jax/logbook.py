@@ -1,0 +1,157 @@
+"""The diary of a run: a log someone can follow, figures a program can read, and the record of its making."""
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+from absl import logging
+
+_NOTE = """\
+What is in this folder
+  config.json       every setting of the run; --mode=eval needs nothing else
+  log.txt           what was printed
+  metrics.jsonl     a line per logged step and per validation
+  tensorboard/      the same for TensorBoard
+  checkpoints/      the newest states; the same command goes on from them
+  best/             the weights with the best validation score; what was judged
+  scoreboard.*      figures under four sounds (json, markdown, LaTeX)
+  manifest.csv      which sound each test clip got under each condition
+  pictures/         the same frames under four sounds; curves.png
+"""
+
+
+class Logbook:
+  """Writes the log, metrics.jsonl and TensorBoard scalars of one run. Only process 0 writes.
+
+  Args:
+    workdir: the run's folder, already there.
+  """
+
+  def __init__(self, workdir: str, config: Any):
+    self.workdir, self.config = workdir, config
+    self.is_writer = jax.process_index() == 0
+    self.waited = 0.0
+    self.last = (time.monotonic(), 0)
+    self.begin = self.steps = 0
+    self.board: Any = None
+    if not self.is_writer:
+      return
+    from tensorboardX import SummaryWriter
+
+    self.board = SummaryWriter(os.path.join(workdir, "tensorboard"))
+    with open(os.path.join(workdir, "config.json"), "w") as file:
+      json.dump(json.loads(config.to_json_best_effort()), file, indent=2)
+    with open(os.path.join(workdir, "README.txt"), "w") as file:
+      file.write(_NOTE)
+
+  def say(self, text: str) -> None:
+    logging.info("%s", text)
+    if self.is_writer:
+      with open(os.path.join(self.workdir, "log.txt"), "a") as file:
+        file.write(time.strftime("%Y-%m-%d %H:%M:%S ") + text + "\n")
+
+  def start(self, mesh: Any, steps: int, steps_per_epoch: int, learns: Any, stays: Any, source: Any) -> None:
+    """Says once what is about to happen."""
+    from avs_jax.train import count_parameters
+
+    devices, batch = mesh.devices.size, self.config.schedule.batch
+    self.steps = steps
+    self.say(f"data: {source.title}, {len(source)} training clips")
+    self.say(
+      f"devices: {devices} {mesh.devices.flat[0].device_kind} of {jax.device_count()}; batch {batch} clips"
+      f" ({batch // mesh.shape['data']} a device); {steps} steps of {steps_per_epoch} an epoch"
+    )
+    for name, part in (("trainable", learns), ("frozen", stays)):
+      totals = count_parameters(part)
+      each = ", ".join(f"{key} {value:,}" for key, value in totals.items())
+      self.say(f"{name}: {sum(totals.values()):,} parameters ({each or 'none'})")
+
+  def resumed(self, step: int) -> None:
+    self.say(f"resumed from the checkpoint of step {step}")
+    self.begin = step
+    self.last = (time.monotonic(), step)
+
+  @contextlib.contextmanager
+  def waiting(self) -> Iterator[None]:
+    """Time inside is time the step waits for data."""
+    begin = time.monotonic()
+    yield
+    self.waited += time.monotonic() - begin
+
+  def log(self, step: int, figures: Mapping[str, float], *, clips: int) -> None:
+    """A line: step, loss parts, norms, learning rate, clips a second, share of time waiting for data, ETA."""
+    now = time.monotonic()
+    then, before = self.last
+    seconds = max(now - then, 1e-9)
+    if step == before:
+      return
+    rate = (step - before) / seconds
+    row = {**figures, "clips_per_s": rate * clips, "data_wait": min(self.waited / seconds, 1.0)}
+    self.last, self.waited = (now, step), 0.0
+    self.write(step, row)
+    if step == self.begin + 1:
+      self.say(f"step {step}/{self.steps} first step after {seconds:.1f} s (with compilation)")
+      return
+    norms = {"gradient_norm": "grad", "update_norm": "update", "parameter_norm": "param", "lr": "lr"}
+    losses = " ".join(
+      f"{k} {v:.4f}" for k, v in figures.items() if k not in norms and not k.startswith("val_")
+    )
+    rest = " ".join(f"{short} {figures[k]:.3g}" for k, short in norms.items() if k in figures)
+    left = duration((self.steps - step) / rate)
+    self.say(
+      f"step {step}/{self.steps} {losses} {rest} {row['clips_per_s']:.2f} clips/s"
+      f" wait {row['data_wait']:.0%} eta {left}"
+    )
+
+  def log_validation(self, step: int, figures: Mapping[str, Any]) -> None:
+    numbers = {f"val_{k}": v for k, v in figures.items() if isinstance(v, int | float)}
+    self.write(step, numbers)
+    shown = " ".join(
+      f"{k} {v:.4f}" for k, v in figures.items() if k in self.config.eval.metric or k in ("iou_frame", "f_at_half", "fpr")
+    )
+    self.say(f"step {step}/{self.steps} validation, own sound: {shown}")
+    self.last, self.waited = (time.monotonic(), step), 0.0
+
+  def write(self, step: int, row: Mapping[str, Any]) -> None:
+    if not self.is_writer:
+      return
+    with open(os.path.join(self.workdir, "metrics.jsonl"), "a") as file:
+      file.write(json.dumps({"step": step, **row}) + "\n")
+    for name, value in row.items():
+      self.board.add_scalar(name, value, step)
+
+  def finish(self) -> None:
+    """Draws the curves and closes the files."""
+    if not self.is_writer:
+      return
+    from avs_jax import visualize
+
+    with open(os.path.join(self.workdir, "metrics.jsonl")) as file:
+      rows = [json.loads(line) for line in file]
+    picture = os.path.join(self.workdir, "pictures", "curves.png")
+    os.makedirs(os.path.dirname(picture), exist_ok=True)
+    visualize.curves(picture, rows, caption=self.config.title)
+    self.board.close()
+
+
+def duration(seconds: float) -> str:
+  """"1:02:03" or "2:03"."""
+  minutes, second = divmod(int(seconds), 60)
+  hour, minute = divmod(minutes, 60)
+  return f"{hour}:{minute:02d}:{second:02d}" if hour else f"{minute}:{second:02d}"
+
+
+def versions() -> dict[str, str]:
+  """Versions of what computed, and on what."""
+  names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy")
+  found = {"python": platform.python_version()}
+  for name in names:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      found[name] = importlib.metadata.version(name)
+  return found

@@ -1,0 +1,130 @@
+"""From a config to a module, its starting weights and its objective."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from absl import logging
+from flax import traverse_util
+
+from avs_jax import encoders, losses, systems
+from avs_jax.debias import guide
+from avs_jax.errors import InputError
+from avs_jax.initialise import initialise
+from avs_jax.step import Objective
+from avs_jax.types import Batch, Outputs
+
+
+def build_model(config: Any) -> nn.Module:
+  """The system that `config.model` names, wrapped as `config.debias` says."""
+  settings = {key: value for key, value in config.model.to_dict().items() if key != "system"}
+  model = systems.build(config.model.system, **settings)
+  if config.debias.guide != "none":
+    model = guide.Guided(model, form=config.debias.guide, gate=config.debias.gate)
+  return model
+
+
+def build_objective(config: Any) -> Objective:
+  """The system's loss, plus the guide's where there is one."""
+  segmentation = losses.objective(config.loss.to_dict())
+  weight = config.debias.guide_weight
+  if config.debias.guide == "none":
+    return segmentation
+
+  def guided(outputs: Outputs, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+    total, parts = segmentation(outputs, batch)
+    agreement = guide.guide_loss(outputs, batch)
+    return total + weight * agreement, {**parts, "guide": agreement}
+
+  return guided
+
+
+def example_inputs(config: Any) -> tuple[np.ndarray, np.ndarray]:
+  """Frames and log-mel of one empty clip, for tracing. The model's weights do not depend on their size."""
+  seconds, size = config.data.seconds, min(config.data.size, 64)
+  frames = np.zeros((1, seconds, size, size, 3), np.uint8)
+  return frames, np.zeros((1, seconds, 96, 64), np.float32)
+
+
+def starting_variables(config: Any, model: nn.Module) -> dict[str, Any]:
+  """Fresh variables from the seed, then whatever weight files `config.init` names, in this order:
+  encoders, whole system, another run.
+
+  Raises:
+    InputError: a file is missing, of another network, or unreadable.
+  """
+  variables = initialise(model, *example_inputs(config), seed=config.seed)
+  variables.setdefault("batch_stats", {})
+  wrapped = ("system",) if config.debias.guide != "none" else ()
+  for part, name, arguments in (
+    ("visual", config.model.visual, config.model.visual_args),
+    ("audio", config.model.audio, config.model.audio_args),
+  ):
+    path = config.init[part]
+    if path:
+      loaded = load_encoder(path, name, arguments.to_dict())
+      place(variables, loaded, (*wrapped, f"{part}_encoder"), path)
+  if config.init.system:
+    from avs_jax import weights
+
+    settings = {key: value for key, value in config.model.to_dict().items() if key != "system"}
+    loaded = weights.from_torch(config.model.system, weights.read(config.init.system), **settings)
+    place(variables, loaded, wrapped, config.init.system)
+  if config.init.run:
+    from avs_jax.checkpoint import load_variables
+
+    adopt(variables, load_variables(config.init.run), config.init.run)
+  return variables
+
+
+def load_encoder(path: str, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+  """Weights of an encoder from a file; "imagenet" finds those that a package ships."""
+  from avs_jax import weights
+
+  if path == "imagenet":
+    path = str(encoders.pretrained_path(name))
+  return weights.from_torch(name, weights.read(path), **arguments)
+
+
+def place(variables: dict, loaded: Mapping[str, Any], prefix: tuple[str, ...], origin: str) -> None:
+  """Copies loaded variables into the model's, under `prefix`."""
+  count = 0
+  for collection, tree in loaded.items():
+    target = traverse_util.flatten_dict(variables.get(collection, {}))
+    for path, value in traverse_util.flatten_dict(tree).items():
+      full = (*prefix, *path)
+      if full not in target:
+        raise InputError(f"{origin}: holds {'/'.join(path)}, which the model has not under {'/'.join(prefix)}.")
+      target[full] = np.asarray(value, target[full].dtype)
+      count += 1
+    variables[collection] = traverse_util.unflatten_dict(target)
+  logging.info("loaded %d arrays from %s into %s", count, origin, "/".join(prefix) or "the system")
+
+
+def adopt(variables: dict, found: Mapping[str, Any], origin: str) -> None:
+  """Takes over arrays of the same path (with or without a wrapping level) and shape; names how many.
+
+  Raises:
+    InputError: nothing fits.
+  """
+  taken = skipped = 0
+  for collection, tree in found.items():
+    source = {strip(path): value for path, value in traverse_util.flatten_dict(tree).items()}
+    target = traverse_util.flatten_dict(variables.get(collection, {}))
+    for path, value in target.items():
+      other = source.get(strip(path))
+      if other is not None and other.shape == value.shape:
+        target[path] = np.asarray(other, value.dtype)
+        taken += 1
+      else:
+        skipped += 1
+    variables[collection] = traverse_util.unflatten_dict(target)
+  if not taken:
+    raise InputError(f"init.run={origin}: no parameter there has a name and shape of this model.")
+  logging.info("took %d arrays from %s; %d of this model start fresh", taken, origin, skipped)
+
+
+def strip(path: tuple[str, ...]) -> tuple[str, ...]:
+  return path[1:] if path[0] == "system" else path

@@ -1,0 +1,135 @@
+"""The optimiser of a config: one base rule, learning-rate multipliers and frozen parts by prefix."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import traverse_util
+
+from avs_jax.errors import InputError
+
+Params = Mapping[str, Any]
+
+
+def learning_rate(optimizer: Mapping, schedule: Mapping, steps: int) -> optax.Schedule:
+  """Learning rate by step: linear warm-up, then constant, cosine to zero, polynomial, or falling at steps.
+
+  Raises:
+    InputError: unknown `schedule.decay`.
+  """
+  peak, warm = optimizer["lr"], schedule["lr_warmup_steps"]
+  after = max(steps - warm, 1)
+  forms = {
+    "constant": lambda: optax.constant_schedule(peak),
+    "cosine": lambda: optax.cosine_decay_schedule(peak, after),
+    "polynomial": lambda: optax.polynomial_schedule(peak, 0.0, schedule["decay_power"], after),
+    "steps": lambda: optax.piecewise_constant_schedule(
+      peak, {int(part * steps) - warm: schedule["decay_factor"] for part in schedule["decay_at"]}
+    ),
+  }
+  if schedule["decay"] not in forms:
+    raise InputError(f"schedule.decay={schedule['decay']!r} is unknown; choose one of {', '.join(forms)}.")
+  main = forms[schedule["decay"]]()
+  if not warm:
+    return main
+  return optax.join_schedules([optax.linear_schedule(0.0, peak, warm), main], [warm])
+
+
+def _matches(path: tuple[str, ...], prefix: str) -> bool:
+  """Whether `prefix` ("visual_encoder" or "visual_encoder/block1_0") begins at any level of `path`."""
+  wanted = tuple(prefix.split("/"))
+  return any(path[i : i + len(wanted)] == wanted for i in range(len(path)))
+
+
+def label(params: Params, prefixes: Mapping[str, Any] | tuple[str, ...]) -> Any:
+  """A tree like `params` naming for each leaf the first prefix that holds it, "" for none.
+
+  Raises:
+    InputError: a prefix that holds no parameter (a mistyped name would silently do nothing).
+  """
+  flat = traverse_util.flatten_dict(params)
+  for prefix in prefixes:
+    if not any(_matches(path, prefix) for path in flat):
+      tops = sorted({path[0] for path in flat} | {path[1] for path in flat if len(path) > 2})
+      raise InputError(f"optimizer: no parameter lies under {prefix!r}; the model has {', '.join(tops)}.")
+  found = {path: next((p for p in prefixes if _matches(path, p)), "") for path in flat}
+  return traverse_util.unflatten_dict(found)
+
+
+def split_trainable(params: Params, frozen: tuple[str, ...]) -> tuple[dict, dict]:
+  """Parameters that learn and those that do not, each as a nested dict."""
+  names = traverse_util.flatten_dict(label(params, frozen))
+  flat = traverse_util.flatten_dict(params)
+  learns = {path: leaf for path, leaf in flat.items() if not names[path]}
+  stays = {path: leaf for path, leaf in flat.items() if names[path]}
+  return traverse_util.unflatten_dict(learns), traverse_util.unflatten_dict(stays)
+
+
+def merge(learns: Params, stays: Params) -> dict:
+  """The inverse of `split_trainable`."""
+  return traverse_util.unflatten_dict(
+    {**traverse_util.flatten_dict(learns), **traverse_util.flatten_dict(stays)}
+  )
+
+
+def scale_by_prefix(multipliers: Mapping[str, float], hold_until: Mapping[str, int]) -> optax.GradientTransformation:
+  """Multiplies updates of parameters under a prefix; holds them still before a given step."""
+
+  def init(params: Any) -> optax.ScaleByScheduleState:
+    del params
+    return optax.ScaleByScheduleState(count=jnp.zeros([], jnp.int32))
+
+  def update(updates: Any, state: optax.ScaleByScheduleState, params: Any = None) -> tuple[Any, Any]:
+    del params
+
+    def scaled(path: tuple[str, ...], value: jax.Array) -> jax.Array:
+      for prefix, factor in multipliers.items():
+        if _matches(path, prefix):
+          value = value * factor
+      for prefix, step in hold_until.items():
+        if _matches(path, prefix):
+          value = jnp.where(state.count >= step, value, jnp.zeros_like(value))
+      return value
+
+    flat = traverse_util.flatten_dict(updates)
+    moved = {path: scaled(path, value) for path, value in flat.items()}
+    return traverse_util.unflatten_dict(moved), optax.ScaleByScheduleState(count=state.count + 1)
+
+  return optax.GradientTransformation(init, update)
+
+
+def build(config: Mapping, schedule: Mapping, steps: int, steps_per_epoch: int) -> optax.GradientTransformation:
+  """The optimiser over the nested dict of the trainable parameters.
+
+  Args:
+    config: `config.optimizer`: name, lr, weight_decay, betas, clip_norm, multipliers, freeze_epochs.
+
+  Raises:
+    InputError: unknown `optimizer.name`.
+  """
+  hold = {name: epochs * steps_per_epoch for name, epochs in config["freeze_epochs"].items()}
+  b1, b2 = config["betas"]
+  rules = {
+    "adam": lambda: [optax.scale_by_adam(b1, b2)],
+    "adamw": lambda: [
+      optax.scale_by_adam(b1, b2),
+      # Norm scales and biases are not decayed.
+      optax.add_decayed_weights(config["weight_decay"], lambda params: jax.tree.map(lambda x: x.ndim > 1, params)),
+    ],
+    "sgd": lambda: [optax.trace(b1)],
+  }
+  if config["name"] not in rules:
+    raise InputError(f"optimizer.name={config['name']!r} is unknown; choose one of {', '.join(rules)}.")
+  clip = [optax.clip_by_global_norm(config["clip_norm"])] if config["clip_norm"] else []
+  # Gradients of held parameters are zeroed first, so that no moments gather while they stand still.
+  still = [scale_by_prefix({}, hold)] if hold else []
+  rate = learning_rate(config, schedule, steps)
+  return optax.chain(
+    *still,
+    *clip,
+    *rules[config["name"]](),
+    optax.scale_by_learning_rate(rate),
+    scale_by_prefix(dict(config["multipliers"]), hold),
+  )

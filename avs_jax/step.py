@@ -1,0 +1,143 @@
+"""The two compiled programs: one optimiser step, and the prediction for one batch."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from avs_jax import optimizer as optimizers
+from avs_jax.types import Batch, Outputs
+
+Objective = Callable[[Outputs, Batch], tuple[jax.Array, dict[str, jax.Array]]]
+
+
+@flax.struct.dataclass
+class TrainState:
+  """All that a step changes: the count of finished steps, variables, and the optimiser's memory."""
+
+  step: Any
+  params: Any
+  batch_stats: Any
+  opt_state: Any
+
+  @property
+  def variables(self) -> dict[str, Any]:
+    return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def forward(
+  model: nn.Module, variables: Mapping[str, Any], batch: Batch, key: jax.Array
+) -> tuple[Outputs, Any]:
+  """A training forward pass. Returns the outputs and the moved running statistics."""
+  outputs, moved = model.apply(
+    variables,
+    batch.frames,
+    batch.log_mel,
+    train=True,
+    present=batch.present,
+    rngs={"dropout": key},
+    mutable=["batch_stats"],
+  )
+  return outputs, moved.get("batch_stats", variables["batch_stats"])
+
+
+def forward_in_pieces(
+  model: nn.Module, variables: Mapping[str, Any], batch: Batch, key: jax.Array, pieces: int, mesh: Mesh
+) -> tuple[Outputs, Any]:
+  """`forward` over the batch cut into pieces, one after the other, each recomputed in the backward pass.
+
+  The loss is then taken over the outputs of the whole batch, so whatever its form (sums, means, weights) it
+  is the loss of the whole batch, and memory holds the activations of one piece. What differs from an uncut
+  batch: batch normalisation sees a piece at a time, and dropout draws other numbers.
+  """
+
+  def cut(x: jax.Array) -> jax.Array:
+    # Clip i goes to piece i mod `pieces`, so that every piece is spread over all devices.
+    x = x.reshape(x.shape[0] // pieces, pieces, *x.shape[1:]).swapaxes(0, 1)  # [pieces, B/pieces, ...]
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(None, "data")))
+
+  def glue(x: jax.Array) -> jax.Array:
+    return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])  # [B, ...]
+
+  @functools.partial(jax.checkpoint, prevent_cse=False)
+  def one(params: Any, statistics: Any, piece: Batch, number: jax.Array) -> tuple[Outputs, Any]:
+    own = {"params": params, "batch_stats": statistics}
+    return forward(model, own, piece, jax.random.fold_in(key, number))
+
+  def body(statistics: Any, item: tuple[Batch, jax.Array]) -> tuple[Any, Outputs]:
+    outputs, statistics = one(variables["params"], statistics, *item)
+    return statistics, outputs
+
+  items = (jax.tree.map(cut, batch), jnp.arange(pieces))
+  statistics, outputs = jax.lax.scan(body, variables["batch_stats"], items)
+  return jax.tree.map(glue, outputs), statistics
+
+
+def make_train_step(
+  model: nn.Module,
+  objective: Objective,
+  rule: optax.GradientTransformation,
+  *,
+  frozen: tuple[str, ...],
+  pieces: int,
+  mesh: Mesh,
+  state_sharding: Any,
+) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
+  """A jitted `step(state, batch, key) -> (state, figures)`; the state's memory is reused.
+
+  Figures: `loss`, its parts, and global norms of gradient, update and trainable parameters.
+  Gradients exist only for parameters that learn.
+  """
+
+  def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+    key = jax.random.fold_in(key, state.step)
+    learns, stays = optimizers.split_trainable(state.params, frozen)
+
+    def loss(learns: Any) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
+      variables = {"params": optimizers.merge(learns, stays), "batch_stats": state.batch_stats}
+      if pieces > 1:
+        outputs, statistics = forward_in_pieces(model, variables, batch, key, pieces, mesh)
+      else:
+        outputs, statistics = forward(model, variables, batch, key)
+      total, parts = objective(outputs, batch)
+      return total, (parts, statistics)
+
+    (total, (parts, statistics)), gradient = jax.value_and_grad(loss, has_aux=True)(learns)
+    update, opt_state = rule.update(gradient, state.opt_state, learns)
+    learns = optax.apply_updates(learns, update)
+    figures = {
+      "loss": total,
+      **parts,
+      "gradient_norm": optax.global_norm(gradient),
+      "update_norm": optax.global_norm(update),
+      "parameter_norm": optax.global_norm(learns),
+    }
+    params = optimizers.merge(learns, stays)
+    return TrainState(state.step + 1, params, statistics, opt_state), figures
+
+  replicated = NamedSharding(mesh, PartitionSpec())
+  by_clip = NamedSharding(mesh, PartitionSpec("data"))
+  return jax.jit(
+    step,
+    in_shardings=(state_sharding, by_clip, replicated),
+    out_shardings=(state_sharding, replicated),
+    donate_argnums=0,
+  )
+
+
+def make_predict_step(model: nn.Module, mesh: Mesh) -> Callable[[Mapping[str, Any], Batch], Outputs]:
+  """A jitted `predict(variables, batch) -> Outputs` holding logits and similarity only."""
+
+  def predict(variables: Mapping[str, Any], batch: Batch) -> Outputs:
+    outputs = model.apply(variables, batch.frames, batch.log_mel, train=False, present=batch.present)
+    return Outputs(logits=outputs.logits, similarity=outputs.similarity, uncertainty=outputs.uncertainty)
+
+  replicated = NamedSharding(mesh, PartitionSpec())
+  by_clip = NamedSharding(mesh, PartitionSpec("data"))
+  return jax.jit(predict, in_shardings=(replicated, by_clip), out_shardings=by_clip)

@@ -1,0 +1,238 @@
+"""Training, top to bottom: setup, data, model, optimiser, shard, restore, loop, judge."""
+
+import contextlib
+import json
+import math
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from flax import traverse_util
+
+from avs_jax import mesh as meshes
+from avs_jax import optimizer as optimizers
+from avs_jax.checkpoint import Checkpoints
+from avs_jax.errors import InputError
+from avs_jax.evaluate import evaluate, judge, make_count
+from avs_jax.logbook import Logbook
+from avs_jax.model import build_model, build_objective, starting_variables
+from avs_jax.step import TrainState, make_predict_step, make_train_step
+from avs_jax.types import Batch, Condition
+
+
+def train(config: Any, workdir: str) -> TrainState:
+  """Trains what `config` describes, judges it under four sounds, and leaves a folder that explains itself.
+
+  Called again with the same folder it goes on where it stopped, to the same bits.
+
+  Args:
+    workdir: made if absent. Holds config.json, log.txt, metrics.jsonl, checkpoints/, best/, the scoreboard
+      and pictures/.
+
+  Returns: the final state.
+
+  Raises:
+    InputError: something the user can mend; the message says what.
+    SystemExit(0): SIGTERM came; the state was saved first.
+  """
+  # --- setup
+  os.makedirs(workdir, exist_ok=True)
+  book = Logbook(workdir, config)
+  mesh = meshes.make_mesh(config.schedule.batch, config.mesh.model)
+
+  # --- data
+  from data_pipelines import feed, sources
+
+  source = sources.build(config, "train")
+  val_source = sources.build(config, "val", limit=config.eval.clips)
+  steps_per_epoch = max(len(source) // config.schedule.batch, 1)
+  steps = config.steps or config.schedule.epochs * steps_per_epoch
+  if config.schedule.batch % config.schedule.accumulate:
+    raise InputError(
+      f"schedule.accumulate={config.schedule.accumulate} must divide schedule.batch={config.schedule.batch}."
+    )
+
+  # --- model
+  model = build_model(config)
+  variables = starting_variables(config, model)
+  if config.warmup.steps:
+    from avs_jax.warmup import warm_up
+
+    variables = warm_up(config, model, variables, source, mesh, workdir)
+  frozen = tuple(config.optimizer.frozen)
+  learns, stays = optimizers.split_trainable(variables["params"], frozen)
+
+  # --- optimiser
+  rule = optimizers.build(config.optimizer, config.schedule, steps, steps_per_epoch)
+  rate = optimizers.learning_rate(config.optimizer, config.schedule, steps)
+
+  # --- shard
+  state = TrainState(np.zeros((), np.int32), variables["params"], variables["batch_stats"], None)
+  state = state.replace(opt_state=jax.eval_shape(rule.init, learns))
+  sharding = meshes.weight_sharding(mesh, state)
+  opt_state = jax.jit(rule.init, out_shardings=sharding.opt_state)(learns)
+  state = jax.device_put(state.replace(opt_state=opt_state), sharding)
+  step_fn = make_train_step(
+    model,
+    build_objective(config),
+    rule,
+    frozen=frozen,
+    pieces=config.schedule.accumulate,
+    mesh=mesh,
+    state_sharding=sharding,
+  )
+  predict, count = make_predict_step(model, mesh), make_count(mesh)
+  book.start(mesh, steps, steps_per_epoch, learns, stays, source)
+
+  # --- restore: 1 own checkpoint in workdir, 2 init.run, 3 other init files, 4 scratch (2-4 done above)
+  checkpoints = Checkpoints(os.path.join(workdir, "checkpoints"), config.log.keep)
+  best = Checkpoints(os.path.join(workdir, "best"), 1)
+  restored = checkpoints.restore(state)
+  best_score = -math.inf
+  if restored is not None:
+    state, meta = restored
+    feed.check_state(config, meta["data"])
+    best_score = meta["best_score"] if meta["best_score"] is not None else -math.inf
+    book.resumed(int(state.step))
+
+  # --- loop
+  begin = int(state.step)
+  key = jax.device_put(jax.random.key(config.seed), meshes.replicated(mesh))
+  validate_at = validation_steps(config, steps, steps_per_epoch)
+  recent: deque[tuple[int, np.ndarray, dict]] = deque()
+  saved_at = time.monotonic()
+
+  def save(step: int) -> None:
+    meta = {
+      "data": feed.state(config, step),
+      "best_score": None if best_score == -math.inf else best_score,
+      "config": json.loads(config.to_json_best_effort()),
+    }
+    checkpoints.save(step, state, meta)
+
+  with contextlib.closing(feed.training(config, source, begin)) as batches, stop_signal() as stop:
+    for step in range(begin + 1, steps + 1):
+      with book.waiting():
+        rows = next(batches)
+        batch = meshes.put_batch(mesh, Batch(**rows))
+      state, figures = step_fn(state, batch, key)
+      recent.append((step, rows["index"], figures))
+      logs = step % config.log.every_steps == 0 or step in (begin + 1, steps)
+      due = step == steps or step in validate_at or stop.is_set or is_due(config, step, saved_at)
+      if logs or due:
+        # Do not move: no state is saved before its losses are known to be finite.
+        figures = check_finite(recent, source)
+        book.log(step, {**figures, "lr": float(rate(step - 1))}, clips=config.schedule.batch)
+      if step in validate_at:
+        score = validate(config, predict, count, state, val_source, mesh)
+        book.log_validation(step, score)
+        if score[config.eval.metric] > best_score:
+          best_score = score[config.eval.metric]
+          weights = {"params": state.params, "batch_stats": state.batch_stats}
+          best.save(step, weights, {"config": json.loads(config.to_json_best_effort()), "val": score})
+      if due:
+        save(step)
+        saved_at = time.monotonic()
+      if stop.is_set:
+        checkpoints.wait()
+        best.wait()
+        logging.warning("stopped by a signal at step %d; the same command goes on from here.", step)
+        raise SystemExit(0)
+  checkpoints.wait()
+  best.wait()
+  checkpoints.close()
+  best.close()
+
+  # --- judge
+  evaluate(config, workdir)
+  book.finish()
+  return state
+
+
+def validation_steps(config: Any, steps: int, steps_per_epoch: int) -> set[int]:
+  """Steps after which the validation split is scored; the last step always is."""
+  every = max(round(config.eval.every_epochs * steps_per_epoch), 1)
+  first = config.eval.from_epoch * steps_per_epoch
+  return {step for step in range(every, steps + 1, every) if step > first} | {steps}
+
+
+def is_due(config: Any, step: int, saved_at: float) -> bool:
+  """Whether a checkpoint is to be written now, by step where `log.checkpoint_steps` is set, else by time."""
+  if config.log.checkpoint_steps:
+    return step % config.log.checkpoint_steps == 0
+  return jax.process_count() == 1 and time.monotonic() - saved_at > 60 * config.log.checkpoint_minutes
+
+
+def check_finite(recent: deque[tuple[int, np.ndarray, dict]], source: Any) -> dict[str, float]:
+  """Fetches the figures of the steps since the last look and empties `recent`. Returns the newest.
+
+  Raises:
+    InputError: a loss or gradient is not finite; names the step range and the clips of the first such step.
+  """
+  first = recent[0][0]
+  newest: dict[str, float] = {}
+  while recent:
+    step, index, figures = recent.popleft()
+    newest = {name: float(value) for name, value in jax.device_get(figures).items()}
+    bad = [name for name in ("loss", "gradient_norm") if not math.isfinite(newest[name])]
+    if bad:
+      clips = ", ".join(source.ids[i] for i in index if i >= 0)
+      raise InputError(
+        f"{' and '.join(bad)} not finite at step {step} (steps {first} to {step} were being checked), clips"
+        f" {clips}; look at these clips or lower optimizer.lr. The last checkpoint is from before."
+      )
+  return newest
+
+
+def validate(
+  config: Any, predict: Any, count: Any, state: TrainState, source: Any, mesh: Any
+) -> dict[str, Any]:
+  """Figures of the validation split with its own sounds."""
+  from data_pipelines import feed
+
+  batches = feed.evaluation(config, source, Condition.POSITIVE)
+  figures = judge(predict, count, state.variables, batches, mesh, describe="validation").figures
+  if config.eval.metric not in figures or figures[config.eval.metric] is None:
+    raise InputError(f"eval.metric={config.eval.metric!r} is not measured here; choose from {', '.join(figures)}.")
+  return figures
+
+
+class StopFlag:
+  """Whether a signal asked the run to end."""
+
+  is_set = False
+
+
+@contextlib.contextmanager
+def stop_signal() -> Iterator[StopFlag]:
+  """Turns SIGTERM into a flag, so that the run saves and ends between two steps."""
+  flag = StopFlag()
+
+  def set_flag(number: int, frame: Any) -> None:
+    del number, frame
+    flag.is_set = True
+
+  try:
+    before = signal.signal(signal.SIGTERM, set_flag)
+  except ValueError:  # not the main thread (a notebook's worker): signals are not ours there
+    yield flag
+    return
+  try:
+    yield flag
+  finally:
+    signal.signal(signal.SIGTERM, before)
+
+
+def count_parameters(params: Mapping[str, Any]) -> dict[str, int]:
+  """Number of values under each top-level name (one level deeper where a debias strategy wraps a system)."""
+  totals: dict[str, int] = {}
+  for path, leaf in traverse_util.flatten_dict(params).items():
+    name = path[1] if path[0] == "system" else path[0]
+    totals[name] = totals.get(name, 0) + math.prod(leaf.shape)
+  return totals

@@ -1,0 +1,111 @@
+"""Pictures: the same frames under four sounds, and training curves."""
+
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from avs_jax.types import Condition
+
+# Correct area, area that should be silent, area that was missed (RGB; safe for colour-blind readers).
+HIT, FALSE_ALARM, MISSED = (0, 158, 115), (213, 94, 0), (240, 228, 66)
+NAMES = {
+  Condition.POSITIVE: "own sound",
+  Condition.SILENCE: "silence",
+  Condition.NOISE: "noise",
+  Condition.OFFSCREEN: "off-screen sound",
+}
+
+
+def overlay(frame: np.ndarray, active: np.ndarray, truth: np.ndarray) -> np.ndarray:
+  """A frame with its mask: correct area green, false alarm orange, missed object outlined in yellow.
+
+  Args:
+    frame: uint8 [H, W, 3].
+    active: bool [H, W], what the model marked.
+    truth: bool [H, W], what sounds.
+  """
+  picture = frame.astype(np.float32) * 0.75
+  for area, colour in ((active & truth, HIT), (active & ~truth, FALSE_ALARM)):
+    picture[area] = 0.45 * picture[area] + 0.55 * np.asarray(colour, np.float32)
+  missed = truth & ~active
+  inner = missed.copy()
+  inner[1:], inner[:-1] = inner[1:] & missed[:-1], inner[:-1] & missed[1:]
+  inner[:, 1:], inner[:, :-1] = inner[:, 1:] & missed[:, :-1], inner[:, :-1] & missed[:, 1:]
+  picture[missed & ~inner] = MISSED
+  return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+def four_sounds(
+  path: str,
+  frames: np.ndarray,
+  masks: np.ndarray,
+  probabilities: Mapping[Condition, np.ndarray],
+  *,
+  caption: str,
+  columns: str = "",
+) -> str:
+  """Writes the Robust paper's figure 1 for one clip: frames, ground truth, and the mask under each sound.
+
+  Args:
+    frames: uint8 [T, H, W, 3].
+    masks: bool [T, H, W], what sounds in the clip as recorded.
+    probabilities: float32 [T, H, W] per sound; under a negative sound every active pixel is a false alarm.
+    caption: names the clip, the data set (stand-ins by name) and the model.
+
+  Returns: `path`.
+  """
+  from matplotlib.figure import Figure
+
+  rows: list[tuple[str, Sequence[np.ndarray]]] = [
+    ("frames", list(frames)),
+    ("truth (own sound)", [overlay(f, m, m) for f, m in zip(frames, masks, strict=True)]),
+  ]
+  for condition, maps in probabilities.items():
+    truth = masks if condition == Condition.POSITIVE else np.zeros_like(masks)
+    active = maps > 0.5
+    rows.append((
+      f"{NAMES[condition]}\narea {active.mean():.3f}",
+      [overlay(*triple) for triple in zip(frames, active, truth, strict=True)],
+    ))
+  seconds = len(frames)
+  figure = Figure(figsize=(1.6 * seconds + 1.6, 1.6 * len(rows) + 0.5), layout="constrained")
+  axes = figure.subplots(len(rows), seconds, squeeze=False)
+  for r, (name, pictures) in enumerate(rows):
+    for t, picture in enumerate(pictures):
+      axis = axes[r][t]
+      axis.imshow(picture, interpolation="nearest")
+      axis.set_xticks([])
+      axis.set_yticks([])
+      if t == 0:
+        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+      if r == 0:
+        axis.set_title(f"second {t + 1}", fontsize=8)
+  figure.suptitle(caption, fontsize=9)
+  figure.supxlabel(columns or "green: correct   orange: false alarm   yellow line: missed", fontsize=8)
+  os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+  figure.savefig(path, dpi=90)
+  return path
+
+
+def curves(path: str, rows: Sequence[Mapping[str, float]], *, caption: str) -> str:
+  """Loss and validation score by step, from the rows of metrics.jsonl. Returns `path`."""
+  from matplotlib.figure import Figure
+
+  figure = Figure(figsize=(9, 3.2), layout="constrained")
+  left, right = figure.subplots(1, 2)
+  for axis, keys, title in (
+    (left, ("loss",), "training loss"),
+    (right, ("val_iou_frame", "val_f_at_half"), "validation, own sound"),
+  ):
+    for key in keys:
+      points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
+      if points:
+        axis.plot(*zip(*points, strict=True), label=key)
+    axis.set_title(title, fontsize=9)
+    axis.set_xlabel("step")
+    if axis.lines:
+      axis.legend(fontsize=8)
+  figure.suptitle(caption, fontsize=9)
+  figure.savefig(path, dpi=90)
+  return path

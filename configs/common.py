@@ -1,0 +1,119 @@
+"""The settings every config starts from: AVSBench's recipe, and where data lie (a flag, never a path)."""
+
+import os
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  """All sections in running order; a config changes values and never adds keys."""
+  config = ConfigDict()
+  config.title = ""
+  config.seed = 0
+  config.steps = 0  # 0: schedule.epochs decide
+
+  config.data = ConfigDict()
+  config.data.name = "ms3"  # s4, ms3, avss
+  config.data.root = os.environ.get("AVS_DATA_ROOT", "")  # empty: the stand-in below, said loudly
+  config.data.stand_in = "generated"  # generated, real_media
+  config.data.packed = False  # data.root holds ArrayRecords written by --mode=prepare
+  config.data.size = 224
+  config.data.seconds = 5
+  config.data.seed = 0  # of the stand-ins; the same clips for every config.seed
+  config.data.clips = ConfigDict(dict(train=296, val=64, test=64))  # stand-ins only
+  config.data.audio = "auto"  # wav, log_mel (published pickles), auto
+  config.data.masks = "mended"  # mended, as_published
+  config.data.allow_missing = False
+  config.data.cache_mb = 2048
+  config.data.threads = 2
+  config.data.workers = 0
+  config.data.flip = False
+  config.data.media_cache = os.environ.get("AVS_MEDIA_CACHE", "")
+
+  config.negatives = ConfigDict()
+  config.negatives.fraction = 0.0  # share of training pairs with a sound that is not the picture's
+  config.negatives.silence = 1.0  # shares of the three kinds among them
+  config.negatives.noise = 1.0
+  config.negatives.offscreen = 1.0
+  config.negatives.front_end = "same"  # same, as_published (negatives recognisable by format alone)
+
+  config.noising = ConfigDict()  # diffusion-style noising of training sound
+  config.noising.where = "none"  # none, log_mel, waveform
+  config.noising.schedule = "linear"
+  config.noising.beta_start = 1e-4
+  config.noising.beta_end = 0.02
+  config.noising.steps = 1000
+  config.noising.max_step = 100  # t is drawn from 1 to this
+  config.noising.share = 0.5  # of the clips
+  config.noising.augment = False  # gain, equaliser, shift, pitch, masking of training sound
+
+  config.model = ConfigDict()
+  config.model.system = "avsbench"
+  config.model.visual = "pvt_v2_b5"
+  config.model.audio = "vggish"
+  config.model.visual_args = ConfigDict(convert_dict=True)
+  config.model.audio_args = ConfigDict(convert_dict=True)
+  config.model.num_classes = 1
+  config.model.dtype = "float32"
+  config.model.remat = False
+  config.model.args = ConfigDict()  # the system's own settings, e.g. width, tpavi_stages
+
+  config.debias = ConfigDict()
+  config.debias.guide = "none"  # none, cosine, cosine_calibrated, euclidean, concat
+  config.debias.guide_weight = 1.0
+  config.debias.gate = False
+
+  config.init = ConfigDict()  # weight files, any container; "imagenet" for efficientnet_lite0
+  config.init.visual = ""
+  config.init.audio = ""
+  config.init.system = ""
+  config.init.run = ""  # workdir of another run: parameters of the same name and shape
+
+  config.warmup = ConfigDict()  # both encoders on class labels: stands in for ImageNet and AudioSet
+  config.warmup.steps = 0
+  config.warmup.batch = 32
+  config.warmup.lr = 1e-3
+
+  config.loss = ConfigDict(dict(name="ms3", matching="none", matching_weight=0.5, dice=0.0))
+
+  config.optimizer = ConfigDict()
+  config.optimizer.name = "adam"
+  config.optimizer.lr = 1e-4
+  config.optimizer.betas = (0.9, 0.999)
+  config.optimizer.weight_decay = 0.0
+  config.optimizer.clip_norm = 0.0
+  config.optimizer.multipliers = ConfigDict()  # prefix -> factor on the learning rate
+  config.optimizer.freeze_epochs = ConfigDict()  # prefix -> epochs it stands still
+  config.optimizer.frozen = ("audio_encoder",)
+
+  config.schedule = ConfigDict()
+  config.schedule.epochs = 30
+  config.schedule.batch = 4  # clips, over all devices
+  config.schedule.accumulate = 1  # pieces the batch is cut into to save memory
+  config.schedule.lr_warmup_steps = 0
+  config.schedule.decay = "constant"  # constant, cosine, polynomial, steps
+  config.schedule.decay_at = (0.6, 0.8)
+  config.schedule.decay_factor = 0.1
+  config.schedule.decay_power = 0.9
+
+  config.mesh = ConfigDict(dict(model=1))
+
+  config.eval = ConfigDict()
+  config.eval.every_epochs = 1.0
+  config.eval.from_epoch = 0
+  config.eval.batch = 4
+  config.eval.clips = 0  # validation clips, 0: all
+  config.eval.test_clips = 0  # test clips, 0: all
+  config.eval.split = "test"
+  config.eval.conditions = ("positive", "silence", "noise", "offscreen")
+  config.eval.pictures = 4
+  config.eval.save_masks = False
+
+  config.log = ConfigDict()
+  config.log.every_steps = 10
+  config.log.checkpoint_steps = 0  # 0: by minutes
+  config.log.checkpoint_minutes = 5.0
+  config.log.keep = 2
+
+  config.variants = ConfigDict()  # name -> {dotted key: value}: trained one after the other, compared
+  return config.lock()

@@ -1,0 +1,88 @@
+"""From a config to a data set: a real one at `data.root`, or the stand-in, which is said loudly."""
+
+from typing import Any
+
+from absl import logging
+
+from avs_jax.errors import InputError
+from data_pipelines.clips import Source
+
+SUBSETS = {"s4": "single", "ms3": "multi", "avss": "semantic"}
+
+
+def build(config: Any, split: str, *, limit: int = 0) -> Source:
+  """The split of the data set that `config.data` names.
+
+  Args:
+    split: train, val or test; test_unseen for the real-media stand-in.
+    limit: use only so many clips, from the first; 0 for all.
+
+  Raises:
+    InputError: unknown name, or a `data.root` that lacks files.
+  """
+  data = config.data
+  if data.name not in SUBSETS:
+    raise InputError(f"data.name={data.name!r} is not a data set; choose one of {', '.join(SUBSETS)}.")
+  if data.root:
+    source = _real(data, split)
+  else:
+    source = _stand_in(config, split)
+    logging.warning(
+      "data.root is empty: %s uses %s; its figures say nothing of %s.", split, source.title, data.name.upper()
+    )
+  if limit and limit < len(source):
+    return Limited(source, limit)
+  return source
+
+
+def _real(data: Any, split: str) -> Source:
+  if data.packed:
+    from data_pipelines.avsbench_tfds import Packed
+
+    return Packed(data.root, split)
+  from data_pipelines.avsbench import AVSBench
+
+  return AVSBench(
+    data.root,
+    data.name,
+    split,
+    size=data.size,
+    masks=data.masks,
+    audio=data.audio,
+    allow_missing=data.allow_missing,
+  )
+
+
+def _stand_in(config: Any, split: str) -> Source:
+  data, subset = config.data, SUBSETS[config.data.name]
+  count = data.clips["test" if split.startswith("test") else split]
+  if data.stand_in == "generated":
+    from data_pipelines.generated import Generated
+
+    annotated = "first" if data.name == "s4" and split == "train" else "all"
+    return Generated(
+      subset, split, count, size=data.size, seconds=data.seconds, seed=data.seed, annotated=annotated
+    )
+  if data.stand_in == "real_media":
+    from data_pipelines.real_media import RealMedia
+
+    return RealMedia(
+      subset, split, count, size=data.size, seconds=data.seconds, seed=data.seed, cache_dir=data.media_cache or None
+    )
+  raise InputError(f"data.stand_in={data.stand_in!r} is unknown; choose generated or real_media.")
+
+
+class Limited:
+  """The first clips of a source."""
+
+  def __init__(self, source: Source, limit: int):
+    self.source, self.limit = source, limit
+    self.ids = source.ids[:limit]
+
+  def __len__(self) -> int:
+    return self.limit
+
+  def __getattr__(self, name: str) -> Any:
+    if name in ("source", "limit", "ids"):  # not yet set: being unpickled
+      raise AttributeError(name)
+    return getattr(self.source, name)
