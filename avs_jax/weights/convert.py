@@ -16,7 +16,7 @@ import numpy as np
 from flax import traverse_util
 
 from avs_jax.errors import InputError
-from avs_jax.weights import dialects
+from avs_jax.weights import dialects, names
 
 Path = tuple[str, ...]
 Variables = dict[str, Any]
@@ -107,9 +107,9 @@ def to_torch_names(name: str, **overrides: Any) -> dict[str, tuple[int, ...]]:
   return {torch: to_torch_layout(path[-1], shape) for torch, path, shape in sorted(_wanted(name, overrides))}
 
 
-def _listed(names: list[str], limit: int = 12) -> str:
-  more = f" and {len(names) - limit} more" if len(names) > limit else ""
-  return ", ".join(names[:limit]) + more
+def _listed(items: list[str], limit: int = 12) -> str:
+  more = f" and {len(items) - limit} more" if len(items) > limit else ""
+  return ", ".join(items[:limit]) + more
 
 
 def from_torch(name: str, state: Mapping[str, np.ndarray], **overrides: Any) -> Variables:
@@ -117,7 +117,8 @@ def from_torch(name: str, state: Mapping[str, np.ndarray], **overrides: Any) -> 
 
   Args:
     name: as for `encoders.build` or `systems.build`.
-    state: PyTorch name -> array.
+    state: PyTorch name -> array; for an encoder also in Hugging Face's, timm's, OpenMMLab's, detectron2's
+      or TensorFlow's names, and under any prefix of a larger model (see `names`).
     **overrides: as for `build`.
 
   Returns:
@@ -128,7 +129,10 @@ def from_torch(name: str, state: Mapping[str, np.ndarray], **overrides: Any) -> 
   """
   rules = dialects.dialect(name, overrides)
   wanted = {torch: (path, shape) for torch, path, shape in _wanted(name, overrides)}
-  given = {dialects.rewrite(key, rules.aliases): np.asarray(value) for key, value in state.items()}
+  given = {
+    dialects.rewrite(key, rules.aliases): value
+    for key, value in names.to_original(name, state, wanted).items()
+  }
   for prefix in rules.optional:
     if not any(key.startswith(prefix) for key in given):
       wanted = {key: place for key, place in wanted.items() if not key.startswith(prefix)}
@@ -148,9 +152,9 @@ def from_torch(name: str, state: Mapping[str, np.ndarray], **overrides: Any) -> 
     else:
       flat[path] = value
   faults = [
-    f"{label} {len(names)}: {_listed(names)}"
-    for label, names in (("missing", missing), ("unexpected", unexpected), ("wrong shape", misshapen))
-    if names
+    f"{label} {len(faulty)}: {_listed(faulty)}"
+    for label, faulty in (("missing", missing), ("unexpected", unexpected), ("wrong shape", misshapen))
+    if faulty
   ]
   if faults:
     raise InputError(

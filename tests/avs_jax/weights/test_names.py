@@ -1,0 +1,129 @@
+"""Names of other libraries against the lists that those libraries print."""
+
+import json
+
+import numpy as np
+import pytest
+
+from avs_jax.weights import names
+
+MIX = [f"pvt_v2_b{i}" for i in range(6)] + [f"mit_b{i}" for i in range(6)]
+LISTS = [
+  *((name, f"{name}.hf.json", f"{name}.orig.json") for name in MIX),
+  *((name, f"{name}.hf_in_memory.json", f"{name}.orig.json") for name in MIX if name.startswith("mit")),
+  *((name, f"{name}.timm.json", f"{name}.orig.json") for name in ("pvt_v2_b0", "pvt_v2_b5")),
+  ("resnet50", "resnet50.hf.json", "resnet50.torchvision.json"),
+]
+
+
+def shapes(path):
+  return {key: tuple(shape) for key, shape in json.loads(path.read_text()).items()}
+
+
+def weights(listed):
+  return {
+    key: shape
+    for key, shape in listed.items()
+    if not key.endswith(("num_batches_tracked", "relative_position_index", "attn_mask"))
+    and not key.startswith(("head.", "fc."))
+  }
+
+
+def translated(name, listed, wanted):
+  state = {key: np.broadcast_to(np.float32(0), shape) for key, shape in listed.items()}
+  return {key: value.shape for key, value in names.to_original(name, state, wanted).items()}
+
+
+@pytest.mark.parametrize("prefix", ("", "some.model."))
+@pytest.mark.parametrize(("name", "theirs", "original"), LISTS, ids=[theirs for _, theirs, _ in LISTS])
+def test_every_listed_name_becomes_an_original_one(golden, name, theirs, original, prefix):
+  wanted = weights(shapes(golden(f"backbones/{original}")))
+  listed = {prefix + key: shape for key, shape in weights(shapes(golden(f"backbones/{theirs}"))).items()}
+  if prefix:
+    listed["some.decode_head.conv.weight"] = (3, 3)
+  assert translated(name, listed, wanted) == wanted
+
+
+@pytest.mark.parametrize("name", ("mit_b0", "pvt_v2_b0", "resnet50", "vggish"))
+def test_original_names_stay_what_they_are(golden, name):
+  kind = "torchvision" if name == "resnet50" else "orig"
+  wanted = weights(shapes(golden(f"backbones/{name}.{kind}.json")))
+  assert translated(name, wanted, wanted) == wanted
+
+
+def test_key_and_value_are_joined_in_this_order():
+  listed = {
+    "encoder.patch_embeddings.0.proj.weight": np.zeros((2, 3, 7, 7)),
+    "encoder.block.0.0.attention.self.value.weight": np.full((2, 2), 2.0),
+    "encoder.block.0.0.attention.self.key.weight": np.full((2, 2), 1.0),
+  }
+  fused = names.to_original("mit_b0", listed, ())["block1.0.attn.kv.weight"]
+  np.testing.assert_array_equal(fused[:, 0], [1, 1, 2, 2])
+
+
+def test_names_of_openmmlab_become_original_ones(golden):
+  wanted = weights(shapes(golden("backbones/mit_b0.orig.json")))
+  theirs = {}
+  for key, shape in wanted.items():
+    first, _, rest = key.partition(".")
+    stage = int(first[-1]) - 1
+    if first.startswith("patch_embed"):
+      theirs[f"backbone.layers.{stage}.0.{rest.replace('proj', 'projection')}"] = shape
+    elif first.startswith("norm"):
+      theirs[f"backbone.layers.{stage}.2.{rest}"] = shape
+    elif ".attn.q." in key:
+      kind = key.rpartition(".")[2]
+      base = f"backbone.layers.{stage}.1.{rest.partition('.')[0]}"
+      theirs[f"{base}.attn.attn.in_proj_{kind}"] = (3 * shape[0], *shape[1:])
+    elif ".attn.kv." not in key:
+      rest = rest.replace("attn.proj", "attn.attn.out_proj").replace("mlp.dwconv.dwconv", "ffn.layers.1")
+      rest = rest.replace("mlp.fc1", "ffn.layers.0").replace("mlp.fc2", "ffn.layers.4")
+      theirs[f"backbone.layers.{stage}.1.{rest}"] = shape
+  theirs["decode_head.conv_seg.weight"] = (150, 256)
+  assert translated("mit_b0", theirs, wanted) == wanted
+
+
+def test_names_of_detectron_become_original_ones(golden):
+  wanted = weights(shapes(golden("backbones/resnet50.torchvision.json")))
+  theirs = {}
+  for key, shape in wanted.items():
+    key = key.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
+    for i in (1, 2, 3):
+      key = key.replace(f"bn{i}.", f"conv{i}.norm.")
+    for i in (1, 2, 3, 4):
+      key = key.replace(f"layer{i}.", f"res{i + 1}.")
+    theirs[key if key.startswith("res") else f"stem.{key}"] = shape
+  assert translated("resnet50", theirs, wanted) == wanted
+
+
+def test_a_two_branch_resnet_gives_its_first_branch(golden):
+  wanted = weights(shapes(golden("backbones/resnet50.torchvision.json")))
+  both = {}
+  for key, shape in wanted.items():
+    if key.startswith(("layer3", "layer4")):
+      both |= {f"resnet.{key[:6]}_{branch}{key[6:]}": shape for branch in (1, 2)}
+    else:
+      both[f"resnet.{key}"] = shape
+  both["path4.resConfUnit1.conv1.weight"] = (256, 256, 3, 3)
+  assert translated("resnet50", both, wanted) == wanted
+
+
+@pytest.mark.parametrize("suffix", ("", ":0"))
+def test_tensorflow_variables_of_vggish_are_renamed_and_turned(golden, suffix):
+  wanted = weights(shapes(golden("backbones/vggish.orig.json")))
+  order = ("conv1", "conv2", "conv3/conv3_1", "conv3/conv3_2", "conv4/conv4_1", "conv4/conv4_2", "fc1/fc1_1")
+  theirs = {}
+  for place, name in enumerate((*order, "fc1/fc1_2", "fc2")):
+    weight, bias = list(wanted.values())[2 * place : 2 * place + 2]
+    turned = (*weight[2:], weight[1], weight[0])
+    theirs |= {f"vggish/{name}/weights{suffix}": turned, f"vggish/{name}/biases{suffix}": bias}
+  assert translated("vggish", theirs, wanted) == wanted
+  kernel = np.arange(3 * 3 * 64, dtype=np.float32).reshape(3, 3, 1, 64)
+  torch = names.to_original("vggish", {f"vggish/conv1/weights{suffix}": kernel}, ())["features.0.weight"]
+  assert torch[5, 0, 2, 1] == kernel[2, 1, 0, 5]
+
+
+def test_unknown_spellings_and_names_are_left_alone():
+  state = {"a.b": np.zeros(1), "a.num_batches_tracked": np.zeros(())}
+  assert names.to_original("resnet50", state, ()).keys() == {"a.b"}
+  assert names.to_original("avsbench", state, ()).keys() == {"a.b"}
