@@ -1,0 +1,365 @@
+"""What training minimises: segmentation losses on the masks, matching losses between sound and picture.
+
+Every loss is float32, takes logits (never probabilities), and weighs frames by `annotated & present`. All
+reductions are plain sums and means, so a batch sharded over a mesh gives the value of the whole batch.
+`objective(config)` composes them.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Scalar, Shaped
+
+from avs_jax.errors import InputError
+from avs_jax.types import AnyArray, Batch, Outputs
+
+Logits = Float[AnyArray, "B T H W"]
+Masks = Shaped[AnyArray, "B T H W"]
+Weight = Shaped[AnyArray, "B T"]
+
+
+def _f32(x: AnyArray) -> Array:
+  return jnp.asarray(x, jnp.float32)
+
+
+def _present(batch: Batch) -> Float[Array, "B T"]:
+  """1 for real frames, 0 for padding and for rows that only fill the batch."""
+  return (jnp.asarray(batch.present) & (jnp.asarray(batch.index) >= 0)[:, None]).astype(jnp.float32)
+
+
+def frame_weight(batch: Batch) -> Float[Array, "B T"]:
+  """1 for frames that are present and annotated, 0 for the others."""
+  return _present(batch) * _f32(batch.annotated)
+
+
+def _weighted_mean(per_frame: Float[Array, "B T"], weight: Weight) -> Float[Scalar, ""]:
+  """Mean over the frames of weight 1; 0 where there are none."""
+  weight = _f32(weight)
+  return (per_frame * weight).sum() / jnp.maximum(weight.sum(), 1)
+
+
+def _pixel_bce(logits: Array, target: Array) -> Array:
+  """-(g log p + (1 - g) log(1 - p)) per pixel, p = sigmoid(logit), without ever forming p."""
+  return -(target * jax.nn.log_sigmoid(logits) + (1 - target) * jax.nn.log_sigmoid(-logits))
+
+
+@jax.custom_jvp
+def _clamped_bce(logits: Array, target: Array) -> Array:
+  """The same through a float32 p, logarithms held above -100: a wrong logit beyond about 17 costs 100."""
+  p = jax.nn.sigmoid(logits)
+  log_p, log_not_p = jnp.maximum(jnp.log(p), -100), jnp.maximum(jnp.log1p(-p), -100)
+  return -(target * log_p + (1 - target) * log_not_p)
+
+
+@_clamped_bce.defjvp
+def _clamped_bce_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+  logits, target = primals
+  p = jax.nn.sigmoid(logits)
+  slope = p * (1 - p)
+  # A saturated p has no slope: pixels that are wrong beyond about 17 learn nothing. Targets have no tangent.
+  return _clamped_bce(logits, target), (p - target) * slope / jnp.maximum(slope, 1e-12) * tangents[0]
+
+
+def bce(logits: Logits, masks: Masks, weight: Weight, *, clamp: bool = False) -> Float[Scalar, ""]:
+  """Binary cross entropy, mean over pixels, then over weighted frames. Logits; soft targets allowed.
+
+  An empty mask gives -mean log(1 - p), with gradient: it teaches silence to be empty.
+
+  Args:
+    clamp: the published form (float32 sigmoid, then logarithms held above -100): a pixel costs 100 at most,
+      one that is wrong by a logit beyond about 17 gets no gradient; elsewhere nothing differs.
+  """
+  function = _clamped_bce if clamp else _pixel_bce
+  return _weighted_mean(function(_f32(logits), _f32(masks)).mean((-2, -1)), weight)
+
+
+def focal(
+  logits: Logits, masks: Masks, weight: Weight, *, alpha: float = 0.25, gamma: float = 2.0
+) -> Float[Scalar, ""]:
+  """alpha (1 - exp(-b))^gamma b of the per-pixel cross entropy b, mean over pixels, then weighted frames.
+
+  `alpha` scales both classes alike (RAVS's released form). An empty mask has gradient.
+  """
+  b = _pixel_bce(_f32(logits), _f32(masks))
+  return _weighted_mean((alpha * (1 - jnp.exp(-b)) ** gamma * b).mean((-2, -1)), weight)
+
+
+def dice(logits: Logits, masks: Masks, weight: Weight) -> Float[Scalar, ""]:
+  """1 - 2 sum(p g) / (sum p^2 + sum g^2 + 0.002) per frame, mean over weighted frames; p = sigmoid(logits).
+
+  AVSegFormer's segmentation loss. An empty mask gives exactly 1 and exactly zero gradient, whatever is
+  predicted: frames without a sounding object, and so every negative, teach NOTHING. Use `soft_iou` there.
+  """
+  p, target = jax.nn.sigmoid(_f32(logits)), _f32(masks)
+  top = 2 * (p * target).sum((-2, -1))
+  bottom = jnp.square(p).sum((-2, -1)) + jnp.square(target).sum((-2, -1)) + 0.002
+  return _weighted_mean(1 - top / bottom, weight)
+
+
+def soft_iou(logits: Logits, masks: Masks, weight: Weight) -> Float[Scalar, ""]:
+  """1 - half the sum of object's and background's soft IoU, per frame; mean over weighted frames.
+
+  Soft IoU = (sum(p g) + 1) / (sum(p + g - p g) + 1). With an empty mask the object's is 1 / (sum p + 1) and
+  the background's nearly 1 - mean p: both have gradient; an empty prediction reaches 0.
+  Ours; the form follows from the metric.
+  """
+  p, target = jax.nn.sigmoid(_f32(logits)), _f32(masks)
+
+  def overlap(a: Array, b: Array) -> Array:
+    both = (a * b).sum((-2, -1))
+    return (both + 1) / (a.sum((-2, -1)) + b.sum((-2, -1)) - both + 1)
+
+  return _weighted_mean(1 - 0.5 * (overlap(p, target) + overlap(1 - p, 1 - target)), weight)
+
+
+def cross_entropy(logits: Float[AnyArray, "B T H W K"], labels: Masks, weight: Weight) -> Float[Scalar, ""]:
+  """-log softmax(logits)[label], mean over pixels, then weighted frames (AVSS). Class 0: background."""
+  log_p = jax.nn.log_softmax(_f32(logits), axis=-1)
+  picked = jnp.take_along_axis(log_p, jnp.asarray(labels, jnp.int32)[..., None], axis=-1)[
+    ..., 0
+  ]  # [B, T, H, W]
+  return _weighted_mean(-picked.mean((-2, -1)), weight)
+
+
+def mix_dice(mix_mask: Float[AnyArray, "B T h w *C"], masks: Masks, weight: Weight) -> Float[Scalar, ""]:
+  """`dice` of AVSegFormer's auxiliary mask against what sounds (label > 0); an empty mask teaches nothing.
+
+  `mix_mask` is a logit, or features whose channel mean is one; it is enlarged bilinearly to the mask's size,
+  pixels being squares (the centre of the top-left one is (0.5, 0.5)), borders repeated.
+  """
+  mix = _f32(mix_mask)
+  mix = mix.mean(-1) if mix.ndim == 5 else mix
+  mix = jax.image.resize(mix, masks.shape, "bilinear", antialias=False)
+  return dice(mix, masks > 0, weight)
+
+
+def _pool(x: Float[Array, "B T H W"], size: tuple[int, int], reduce: str) -> Float[Array, "B T h w"]:
+  """Means (maxima) of equal blocks; the stage sizes divide the frame for every size divisible by 32.
+
+  Where they do not, blocks go from floor(i H / h) to ceil((i + 1) H / h), as torch's adaptive pools do.
+  """
+  function = jnp.mean if reduce == "avg" else jnp.max
+  for axis, out in ((2, size[0]), (3, size[1])):
+    full = x.shape[axis]
+    if full % out == 0:
+      shape = (*x.shape[:axis], out, full // out, *x.shape[axis + 1 :])
+      x = function(x.reshape(shape), axis=axis + 1)
+    else:
+      edges = [(i * full // out, -(-(i + 1) * full // out)) for i in range(out)]
+      x = jnp.stack(
+        [function(jax.lax.slice_in_dim(x, *edge, axis=axis), axis=axis) for edge in edges], axis=axis
+      )
+  return x
+
+
+def _masked_mean(maps: Float[Array, "B T h w C"], on: Bool[Array, "B T h w"]) -> Float[Array, "B T C"]:
+  chosen = _f32(on)[..., None]
+  return (maps * chosen).sum((2, 3)) / (chosen.sum((2, 3)) + 1e-6)
+
+
+def _unit(x: Array) -> Array:
+  """x / max(|x|, 1e-12) over the channels; the zero vector stays zero and has zero gradient."""
+  square = jnp.square(x).sum(-1, keepdims=True)
+  return x / jnp.sqrt(jnp.maximum(square, 1e-24))
+
+
+def _kl(target: Array, x: Array) -> Array:
+  """KL(softmax(target) || softmax(x)), summed over channels: [B, T]."""
+  log_target, log_x = jax.nn.log_softmax(target, axis=-1), jax.nn.log_softmax(x, axis=-1)
+  return (jnp.exp(log_target) * (log_target - log_x)).sum(-1)
+
+
+def _distance(a: Array, b: Array) -> Array:
+  """|a - b + 1e-6| over channels (torch's pairwise distance): [B, T]."""
+  return jnp.sqrt(jnp.square(a - b + 1e-6).sum(-1))
+
+
+def _neighbour(audio: Float[Array, "N C"], present: Float[Array, "N"]) -> Array:
+  """Index of the other present frame of the whole batch with the nearest audio feature: [N]."""
+  audio = jax.lax.stop_gradient(audio)
+  square = jnp.square(audio).sum(-1)
+  product = jnp.matmul(audio, audio.T, precision=jax.lax.Precision.HIGHEST)
+  distance = jnp.sqrt(jnp.maximum(square[:, None] + square[None] - 2 * product, 0))
+  distance = jnp.where(present[None] > 0, distance, jnp.inf)
+  # 10 on the diagonal is the published constant; it keeps a frame from choosing itself only while another
+  # lies within a distance of 10.
+  return jnp.argmin(distance + 10 * jnp.eye(len(audio)), axis=-1)
+
+
+def _stages(outputs: Outputs) -> list[tuple[Any, Any]]:
+  fused: Any = zip(outputs.fused_maps or (), outputs.fused_audio or (), strict=True)
+  pairs = [(_f32(m), _f32(a)) for m, a in fused if a is not None]
+  if not pairs:
+    raise InputError(
+      "loss: a matching loss needs a system that fuses sound at some stage (fused_maps, fused_audio); "
+      "set loss.matching to 'none' or choose the system 'avsbench'."
+    )
+  return pairs
+
+
+def matching(
+  outputs: Outputs,
+  batch: Batch,
+  *,
+  form: str = "kl",
+  normalise: bool = False,
+  threshold: bool = False,
+  pooling: str = "avg",
+  target: str = "audio",
+) -> Float[Scalar, ""]:
+  """AVSBench's regulariser: the sounding region's visual feature should look like the audio feature.
+
+  AVSBench, section 3.4. Per fused stage, the frame's own predicted mask is pooled to the stage and v = mean
+  over h, w of map * mask (not divided by the mask's sum). Averaged over the stages.
+    Binary: mask = sigmoid(pooled logits). "kl" is SUMMED over the B T present frames, as published: the term
+      grows with the batch, so its weight belongs to a batch of 4 clips; "euclidean" is a mean over them.
+    K classes: mask = pooled (argmax != 0), without gradient; mean over the annotated frames, both forms.
+  The true mask plays no part here, empty or not.
+
+  Args:
+    form: "kl", KL(softmax(target) || softmax(v)), or "euclidean", |v - target|.
+    normalise: scale v and the target to unit length first.
+    threshold: v is the mean of the map where the pooled mask exceeds 0.5 (no gradient through the mask).
+    target: "audio" (AVM-AV), or "neighbour" (AVM-VV): v of the frame with the nearest audio feature.
+  """
+  present, weight = _present(batch), frame_weight(batch)
+  binary = outputs.logits.shape[-1] == 1
+  if binary:
+    weight, mask = present, _f32(outputs.logits[..., 0])
+  else:
+    mask = (jnp.argmax(outputs.logits, axis=-1) != 0).astype(jnp.float32)
+  total = jnp.zeros(())
+  stages = _stages(outputs)
+  for maps, audio in stages:
+    small = _pool(mask, maps.shape[2:4], pooling)
+    small = jax.nn.sigmoid(small) if binary else small
+    seen = (
+      _masked_mean(maps, small > 0.5) if threshold else (maps * small[..., None]).mean((2, 3))
+    )  # [B, T, C]
+    if normalise:
+      seen, audio = _unit(seen), _unit(audio)
+    wanted = audio
+    if target == "neighbour":
+      flat = audio.reshape(-1, audio.shape[-1])
+      wanted = seen.reshape(flat.shape[0], -1)[_neighbour(flat, present.reshape(-1))].reshape(seen.shape)
+    per_frame = _kl(wanted, seen) if form == "kl" else _distance(seen, wanted)
+    kept = (per_frame * weight).sum()
+    total += kept if binary and form == "kl" else kept / jnp.maximum(weight.sum(), 1)
+  return total / len(stages)
+
+
+def masked_cosine(outputs: Outputs, batch: Batch, *, pooling: str = "avg") -> Float[Scalar, ""]:
+  """AVSBench's S4 regulariser: -log(max(cos(v, a), 0) + 1e-6), mean over present frames, then stages.
+
+  v = mean of the stage's map over the pixels where the pooled sigmoid(logits) exceeds 0.5 (no gradient
+  through the mask); a frame without such pixels gives v = 0 and so the constant -log(1e-6).
+  Off in the published run.
+  """
+  weight = _present(batch)
+  p = jax.nn.sigmoid(_f32(outputs.logits[..., 0]))
+  total = jnp.zeros(())
+  stages = _stages(outputs)
+  for maps, audio in stages:
+    seen = _masked_mean(maps, _pool(p, maps.shape[2:4], pooling) > 0.5)
+    cosine = (_unit(seen) * _unit(audio)).sum(-1)
+    total += _weighted_mean(-jnp.log(jnp.maximum(cosine, 0) + 1e-6), weight)
+  return total / len(stages)
+
+
+_BASE: dict[str, dict[str, Any]] = {
+  # AVSBench's three recipes and AVSegFormer's two; the frames that count come with the batch.
+  "s4": {"bce": 1.0},
+  "ms3": {"bce": 1.0, "matching": "kl", "matching_weight": 0.5},
+  "avss": {"cross_entropy": 1.0, "matching": "kl", "matching_weight": 0.5},
+  "avsegformer": {"dice": 1.0, "mix_dice": 0.1},
+  "avsegformer_avss": {"cross_entropy": 1.0, "mix_dice": 0.1},
+  "focal": {"focal": 1.0},
+}
+_PARTS = ("bce", "cross_entropy", "dice", "soft_iou", "focal", "mix_dice")
+_MATCHING = ("none", "kl", "euclidean", "cosine")
+_DEFAULTS: dict[str, Any] = {
+  **dict.fromkeys(_PARTS, 0.0),
+  "clamp": False,
+  "matching": "none",
+  "matching_weight": 0.0,
+  "matching_normalise": False,
+  "matching_threshold": False,
+  "matching_pooling": "avg",
+  "matching_target": "audio",
+}
+
+
+def settings(config: Mapping[str, Any]) -> dict[str, Any]:
+  """The complete settings of `objective`: the recipe's under what the config gives. Refuses unknown names."""
+  config = dict(config)
+  name = config.pop("name", None)
+  if name not in _BASE:
+    raise InputError(f"loss.name: {name!r} is not a recipe; choose one of {', '.join(sorted(_BASE))}.")
+  unknown = sorted(set(config) - set(_DEFAULTS))
+  if unknown:
+    raise InputError(f"loss: unknown setting {', '.join(unknown)}; known are {', '.join(sorted(_DEFAULTS))}.")
+  chosen = {**_DEFAULTS, **_BASE[name], **config}
+  choices = {
+    "matching": _MATCHING,
+    "matching_pooling": ("avg", "max"),
+    "matching_target": ("audio", "neighbour"),
+  }
+  for key, allowed in choices.items():
+    if chosen[key] not in allowed:
+      raise InputError(f"loss.{key}: {chosen[key]!r} is not known; choose one of {', '.join(allowed)}.")
+  return chosen
+
+
+def objective(config: Mapping[str, Any]) -> Callable[[Outputs, Batch], tuple[Array, dict[str, Array]]]:
+  """The loss a config names: (outputs, batch) -> (total, its parts, weighted so that they add up to it).
+
+  Args:
+    config: `name` (s4, ms3, avss, avsegformer, avsegformer_avss, focal) and any of: weights of the parts bce,
+      cross_entropy, dice, soft_iou, focal, mix_dice (0 switches a part off); `clamp` (see `bce`); `matching`
+      (none, kl, euclidean, cosine) with `matching_weight`, `matching_normalise`, `matching_threshold`,
+      `matching_pooling` (avg, max), `matching_target` (audio, neighbour).
+  """
+  chosen = settings(config)
+
+  def compute(outputs: Outputs, batch: Batch) -> tuple[Array, dict[str, Array]]:
+    weight, masks, classes = frame_weight(batch), jnp.asarray(batch.masks), outputs.logits.shape[-1]
+    parts: dict[str, Array] = {}
+    for name in _PARTS:
+      if not chosen[name]:
+        continue
+      if name == "mix_dice":
+        if outputs.mix_mask is None:
+          raise InputError(
+            "loss.mix_dice: this system gives no mix mask; set it to 0 or choose 'avsegformer'."
+          )
+        value = mix_dice(outputs.mix_mask, masks, weight)
+      elif name == "cross_entropy":
+        if classes == 1:
+          raise InputError(
+            "loss.cross_entropy: the system has one class; use bce, or build it with num_classes > 1."
+          )
+        value = cross_entropy(outputs.logits, masks, weight)
+      else:
+        if classes != 1:
+          raise InputError(f"loss.{name}: the system has {classes} classes; use cross_entropy for them.")
+        function = {"bce": bce, "dice": dice, "soft_iou": soft_iou, "focal": focal}[name]
+        extra = {"clamp": chosen["clamp"]} if name == "bce" else {}
+        value = function(outputs.logits[..., 0], masks, weight, **extra)
+      parts[name] = chosen[name] * value
+    if chosen["matching"] != "none" and chosen["matching_weight"]:
+      pooling = chosen["matching_pooling"]
+      if chosen["matching"] == "cosine":
+        value = masked_cosine(outputs, batch, pooling=pooling)
+      else:
+        value = matching(
+          outputs, batch, form=chosen["matching"], normalise=chosen["matching_normalise"],
+          threshold=chosen["matching_threshold"], pooling=pooling, target=chosen["matching_target"],
+        )  # fmt: skip
+      parts["matching"] = chosen["matching_weight"] * value
+    if not parts:
+      raise InputError("loss: every part has weight 0; give at least one of " + ", ".join(_PARTS) + ".")
+    return jnp.stack(list(parts.values())).sum(), parts
+
+  return compute

@@ -1,0 +1,389 @@
+"""How well masks follow the sound: per-frame counts first, figures afterwards.
+
+A frame is reduced to counts of pixels (`frame_counts`, on the device), the counts are kept under (clip,
+second) in a `Tally` (numpy), and every figure is computed from the whole tally in data-set order. Batch size,
+order and number of processes therefore cannot change a figure. `docs/metrics.md` says which figure stands in
+which published table. `iou_frame` and `f_max_batch` are AVSBench's two figures on one call.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Num, Shaped
+
+from avs_jax.errors import InputError
+from avs_jax.types import AnyArray
+
+# 1.3 P R / (0.3 P + R): AVSBench and all that followed. RAVS's released code has 0.1.
+BETA2 = 0.3
+# Frames in the calls whose F AVSBench's script averages: test batch 4, five seconds a clip.
+GROUP_FRAMES = 20
+
+
+def _thresholds() -> np.ndarray:
+  """255 float32 values from 0 to exactly 1, 1/254 apart; the upper half counted down from 1 (as torch)."""
+  step, k = np.float32(1 / 254), np.arange(255, dtype=np.float32)
+  return np.where(k < 127, step * k, np.float32(1) - step * (254 - k)).astype(np.float32)
+
+
+THRESHOLDS = _thresholds()
+
+
+@flax.struct.dataclass
+class FrameCounts:
+  """Sums over the pixels of each frame; whole numbers for masks of 0 and 1, exact in float32.
+
+  Attributes:
+    overlap: sum of target where the prediction is on (p > 0.5).
+    union: sum of max(prediction, target).
+    active: pixels that are on.
+    accepted: pixels with p >= threshold, for each of `THRESHOLDS`.
+    hits: sum of target over the accepted pixels.
+    truth: sum of target.
+    pixels: H * W.
+  """
+
+  overlap: Float[AnyArray, "N"]
+  union: Float[AnyArray, "N"]
+  active: Float[AnyArray, "N"]
+  accepted: Float[AnyArray, "N 255"]
+  hits: Float[AnyArray, "N 255"]
+  truth: Float[AnyArray, "N"]
+  pixels: Float[AnyArray, "N"]
+
+
+@flax.struct.dataclass
+class ClassCounts:
+  """Pixels of each class in each frame: predicted and true, predicted, true."""
+
+  overlap: Float[AnyArray, "N K"]
+  predicted: Float[AnyArray, "N K"]
+  truth: Float[AnyArray, "N K"]
+
+
+@functools.partial(jax.jit, static_argnames="threshold")
+def probability_counts(
+  probabilities: Float[AnyArray, "N H W"], masks: Shaped[AnyArray, "N H W"], threshold: float = 0.5
+) -> FrameCounts:
+  """Counts of each frame. One pass: pixels are sorted into the 255 steps, then summed from the top.
+
+  Masks are 0 and 1, or soft targets in steps of 1/255 (as image files hold them), up to 2900 x 2900 pixels.
+  A pixel that is not a number is accepted by no threshold; `Tally.add` refuses such frames.
+  """
+  count, height, width = probabilities.shape
+  pixels = height * width
+  p = probabilities.astype(jnp.float32).reshape(count, pixels)
+  target = masks.astype(jnp.float32).reshape(count, pixels)
+  lower = jnp.asarray(THRESHOLDS)
+  upper = jnp.append(lower[1:], jnp.inf)
+  # The product may round across a step, so it is a guess, put right by comparing with the steps themselves.
+  guess = jnp.clip((p * 254).astype(jnp.int32), 0, 254)
+  passed = guess + 1 - (p < lower[guess]) + (p >= upper[guess])  # number of thresholds <= p
+  passed = jnp.where(jnp.isnan(p), 0, passed)
+  slot = (passed + 256 * jnp.arange(count)[:, None]).reshape(-1)
+  # Whole numbers, because a running float32 sum of soft targets drifts by 2e-4 over a frame of 224 x 224.
+  shares = jnp.round(target * 255).astype(jnp.int32)
+  values = jnp.stack([jnp.ones_like(shares), shares], axis=-1).reshape(-1, 2)
+  histogram = jnp.zeros((count * 256, 2), jnp.int32).at[slot].add(values).reshape(count, 256, 2)
+  at_least = jnp.cumsum(histogram[:, ::-1], axis=1)[:, ::-1][:, 1:]  # [N, 255, 2]
+  accepted, shares = at_least[..., 0], at_least[..., 1]
+  on = (p > threshold).astype(jnp.float32)
+  return FrameCounts(
+    overlap=(on * target).sum(-1),
+    union=jnp.maximum(on, target).sum(-1),
+    active=on.sum(-1),
+    accepted=accepted.astype(jnp.float32),
+    hits=(shares // 255).astype(jnp.float32) + (shares % 255).astype(jnp.float32) / 255,
+    truth=target.sum(-1),
+    pixels=jnp.full((count,), pixels, jnp.float32),
+  )
+
+
+@functools.partial(jax.jit, static_argnames="threshold")
+def frame_counts(
+  logits: Float[AnyArray, "N H W"], masks: Shaped[AnyArray, "N H W"], threshold: float = 0.5
+) -> FrameCounts:
+  """`probability_counts` of sigmoid(logits) in float32.
+
+  Where the probabilities are also saved, compute them once and call `probability_counts`.
+  """
+  return probability_counts(jax.nn.sigmoid(logits.astype(jnp.float32)), masks, threshold)
+
+
+@jax.jit
+def class_counts(logits: Float[AnyArray, "N H W K"], labels: Num[AnyArray, "N H W"]) -> ClassCounts:
+  """Counts of the most likely class (the lowest of equals) against the labels."""
+  count, classes = logits.shape[0], logits.shape[-1]
+  chosen = jnp.argmax(logits, axis=-1).reshape(count, -1)
+  labels = labels.reshape(count, -1).astype(chosen.dtype)
+  frame = jnp.arange(count)[:, None]
+
+  def histogram(ids: Array, value: Array) -> Array:
+    return jnp.zeros((count, classes), jnp.float32).at[frame, ids].add(value)
+
+  one = jnp.ones_like(chosen, jnp.float32)
+  same = (chosen == labels).astype(jnp.float32)
+  return ClassCounts(
+    overlap=histogram(labels, same), predicted=histogram(chosen, one), truth=histogram(labels, one)
+  )
+
+
+class Tally:
+  """Counts of many frames, kept under (clip, second). A frame given twice counts once (the last holds)."""
+
+  def __init__(self) -> None:
+    self._rows: dict[tuple[int, int], tuple[bool, tuple[np.ndarray, ...]]] = {}
+    self._kind: type | None = None
+
+  def __len__(self) -> int:
+    return len(self._rows)
+
+  def add(
+    self,
+    counts: FrameCounts | ClassCounts,
+    index: Shaped[AnyArray, "B"],
+    counted: Shaped[AnyArray, "B T"],
+    second: Shaped[AnyArray, "B T"] | None = None,
+  ) -> None:
+    """Adds the frames of a batch, given clip-major (row b * T + t).
+
+    Args:
+      index: the clip's place in its data set; rows below 0 are ignored (they only fill the batch).
+      counted: frames that are present and annotated; the others enter AVSS's published figures only.
+      second: place of each frame in its clip; 0, 1, 2 ... if None.
+    """
+    index, counted = np.asarray(index), np.asarray(counted, bool)
+    if second is None:
+      second = np.broadcast_to(np.arange(counted.shape[1]), counted.shape)
+    self._kind = type(counts)
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(counts)]
+    for row, (b, t) in enumerate(np.ndindex(*counted.shape)):
+      if index[b] < 0:
+        continue
+      values = tuple(np.array(leaf[row]) for leaf in leaves)
+      key = (int(index[b]), int(np.asarray(second)[b, t]))
+      if (
+        isinstance(counts, FrameCounts)
+        and np.asarray(counts.accepted)[row, 0] != np.asarray(counts.pixels)[row]
+      ):
+        raise FloatingPointError(
+          f"the prediction for second {key[1]} of clip {key[0]} holds values that are not numbers"
+        )
+      self._rows[key] = (bool(counted[b, t]), values)
+
+  def merge(self, other: "Tally") -> None:
+    """Takes over the frames of another tally."""
+    self._kind = self._kind or other._kind
+    self._rows.update(other._rows)
+
+  def stacked(self) -> tuple[np.ndarray, np.ndarray, Any]:
+    """Keys [N, 2] (clip, second) in data-set order, counted [N], and the counts with N first."""
+    if not self._rows or self._kind is None:
+      raise InputError("there is no frame to score: the evaluation set is empty.")
+    keys = sorted(self._rows)
+    counted = np.array([self._rows[key][0] for key in keys])
+    leaves = [np.stack(column) for column in zip(*(self._rows[key][1] for key in keys), strict=True)]
+    names = self._kind.__dataclass_fields__
+    return np.array(keys), counted, self._kind(**dict(zip(names, leaves, strict=True)))
+
+
+def _frame_iou(counts: FrameCounts) -> np.ndarray:
+  """[N]. A frame without object is scored by its background: pixels empty in both over all pixels."""
+  overlap, union, active, truth, pixels = (
+    np.asarray(x, np.float64)
+    for x in (counts.overlap, counts.union, counts.active, counts.truth, counts.pixels)
+  )
+  return np.where(truth == 0, (pixels - active) / (pixels + 1e-7), overlap / (union + 1e-7))
+
+
+def _f(hits: np.ndarray, accepted: np.ndarray, truth: np.ndarray, beta2: float = BETA2) -> np.ndarray:
+  """F of counts, 0 where nothing was hit."""
+  hits, accepted, truth = (np.asarray(x, np.float64) for x in (hits, accepted, truth))
+  precision, recall = hits / (accepted + 1e-20), hits / (truth + 1e-20)
+  bottom = beta2 * precision + recall
+  return np.where(bottom > 0, (1 + beta2) * precision * recall / np.where(bottom > 0, bottom, 1), 0.0)
+
+
+def _group_maxima(curves: np.ndarray, truth: np.ndarray, size: int) -> list[float | None]:
+  """max over thresholds of the mean F curve of each run of `size` frames; None where all masks are empty."""
+  maxima = []
+  for start in range(0, len(curves), size):
+    met = curves[start : start + size][truth[start : start + size] > 0]
+    maxima.append(float(met.mean(0).max()) if len(met) else None)
+  return maxima
+
+
+def iou_frame(
+  logits: Float[AnyArray, "N H W"], masks: Shaped[AnyArray, "N H W"], threshold: float = 0.5
+) -> float:
+  """mean over frames of |P and G| / |P or G|, P = sigmoid(logits) > 0.5; AVSBench's "mIoU" (J) on one call.
+
+  A frame whose mask is empty is scored by its background: the share of pixels left off.
+  """
+  counts = jax.device_get(frame_counts(logits, masks, threshold))
+  return float(_frame_iou(counts).mean())
+
+
+def f_max_batch(
+  logits: Float[AnyArray, "N H W"], masks: Shaped[AnyArray, "N H W"], beta2: float = BETA2
+) -> float:
+  """max over 255 thresholds of the mean over frames of F; AVSBench's F on one call.
+
+  Frames whose mask is empty are left out; 0 when all are. The maximum is taken after averaging over the
+  frames of THIS call, so the value of a data set depends on how it is cut into calls.
+  """
+  counts = jax.device_get(frame_counts(logits, masks))
+  curves = _f(counts.hits, counts.accepted, counts.truth[:, None], beta2)
+  return _group_maxima(curves, counts.truth, len(curves))[0] or 0.0
+
+
+def _mean(values: Any) -> float | None:
+  values = [v for v in np.asarray(values, object).tolist() if v is not None]
+  return float(np.mean(np.array(values, np.float64))) if values else None
+
+
+def summarise(tally: Tally) -> dict[str, float | int | None]:
+  """All figures of one sound condition, as fractions; None where a figure is not defined.
+
+  Returns:
+    iou_frame, iou_frame_nonempty: mean over frames (frames with an object) of intersection over union.
+    f_max_batch20, f_max_batch20_nonempty: mean over runs of 20 frames of what `f_max_batch` gives; a run
+      without any object scores 0, as published (is left out).
+    iou_dataset: sum of intersections over sum of unions.
+    f_max_dataset: `f_max_batch` of all frames at once.
+    f_at_half: mean over frames with an object of F of p > 0.5.
+    fpr: mean share of active pixels; iou_frame_empty: of the others, i.e. IoU against the empty mask;
+      quiet_frames: share of frames without any active pixel.
+    iou_frame_floor, f_max_batch20_floor, f_max_dataset_floor: what an all-empty prediction gets.
+    frames, clips: how many were counted.
+  """
+  keys, counted, counts = tally.stacked()
+  if not counted.any():
+    raise InputError(
+      "there is no frame to score: no frame of the evaluation set has a mask (annotated, present)."
+    )
+  keys, counts = keys[counted], jax.tree.map(lambda leaf: np.asarray(leaf, np.float64)[counted], counts)
+  iou, met = _frame_iou(counts), counts.truth > 0
+  curves = _f(counts.hits, counts.accepted, counts.truth[:, None])
+  half = _f(counts.overlap, counts.active, counts.truth)
+  groups = _group_maxima(curves, counts.truth, GROUP_FRAMES)
+  floors = _group_maxima(curves[:, :1], counts.truth, GROUP_FRAMES)  # threshold 0 accepts every pixel
+  whole = _group_maxima(curves, counts.truth, len(curves))[0]
+  activity = counts.active / (counts.pixels + 1e-7)
+  union = counts.union.sum()
+  return {
+    "iou_frame": _mean(iou),
+    "iou_frame_nonempty": _mean(iou[met]),
+    "f_max_batch20": _mean([value or 0.0 for value in groups]),
+    "f_max_batch20_nonempty": _mean(groups),
+    "iou_dataset": float(counts.overlap.sum() / union) if union else None,
+    "f_max_dataset": whole,
+    "f_at_half": _mean(half[met]),
+    "fpr": _mean(activity),
+    "iou_frame_empty": _mean(1 - counts.active / counts.pixels),
+    "quiet_frames": _mean(counts.active == 0),
+    "iou_frame_floor": _mean(~met),
+    "f_max_batch20_floor": _mean([value or 0.0 for value in floors]),
+    "f_max_dataset_floor": _mean(curves[met, 0]),
+    "frames": len(keys),
+    "clips": len(set(keys[:, 0].tolist())),
+  }
+
+
+def _class_frame_means(counts: ClassCounts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Sum over frames of the per-frame IoU and F of each class, and number of frames that met it; all [K]."""
+  overlap, predicted, truth = (np.asarray(x) for x in (counts.overlap, counts.predicted, counts.truth))
+  union = predicted + truth - overlap
+  iou = overlap / (union + 2.2e-16)
+  return iou.sum(0), _f(overlap, predicted, truth).sum(0), (union > 0).sum(0)
+
+
+def summarise_classes(tally: Tally) -> dict[str, float | int | None]:
+  """Figures of AVSS (K classes, 0 is background), as fractions.
+
+  Returns:
+    *_class_frame: each frame gives an IoU (F) to every class it holds or is said to hold; averaged over those
+      frames, then over the classes met anywhere.
+    *_class_dataset: intersections and unions (areas) of a class are summed over all frames first.
+    *_no_background: class 0 left out.
+    *_class_frame_published: as AVSBench-semantic's code has it: padded and unannotated frames counted,
+      classes never met counted as 0; *_published_no_last: what that code prints as "without background" (it
+      leaves out the LAST class).
+    fpr: mean share of pixels that are not background; quiet_frames: share of frames wholly background.
+    classes_met: foreground classes met; frames, clips: how many were counted.
+  """
+  keys, counted, counts = tally.stacked()
+  if not counted.any():
+    raise InputError(
+      "there is no frame to score: no frame of the evaluation set has a mask (annotated, present)."
+    )
+  counts = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), counts)
+  figures: dict[str, float | int | None] = {}
+  kept = jax.tree.map(lambda leaf: leaf[counted], counts)
+  *sums, met = _class_frame_means(kept)
+  overlap, predicted, truth = (leaf.sum(0) for leaf in (kept.overlap, kept.predicted, kept.truth))
+  pooled = overlap / np.maximum(predicted + truth - overlap, 1)
+  pooled_f = _f(overlap, predicted, truth)
+  foreground = (met > 0) & (np.arange(len(met)) > 0)
+  for name, frame_sum, dataset in (("iou", sums[0], pooled), ("f", sums[1], pooled_f)):
+    per_class = frame_sum / np.maximum(met, 1)
+    figures[f"{name}_class_frame"] = _mean(per_class[met > 0])
+    figures[f"{name}_class_frame_no_background"] = _mean(per_class[foreground])
+    figures[f"{name}_class_dataset"] = _mean(dataset[met > 0])
+    figures[f"{name}_class_dataset_no_background"] = _mean(dataset[foreground])
+  *sums, met = _class_frame_means(counts)
+  for name, frame_sum in zip(("iou", "f"), sums, strict=True):
+    per_class = frame_sum / np.maximum(met, 1)
+    figures[f"{name}_class_frame_published"] = float(per_class.mean())
+    figures[f"{name}_class_frame_published_no_last"] = float(per_class[:-1].mean())
+  pixels = kept.truth.sum(1)
+  figures["fpr"] = _mean(1 - kept.predicted[:, 0] / (pixels + 1e-7))
+  figures["quiet_frames"] = _mean(kept.predicted[:, 0] == pixels)
+  figures["classes_met"] = int((foreground).sum())
+  figures["frames"], figures["clips"] = int(counted.sum()), len(set(keys[counted, 0].tolist()))
+  return figures
+
+
+def _checked(figures: Mapping[str, Any], needed: tuple[str, ...], whose: str) -> list[float]:
+  for name in needed:
+    value = figures.get(name)
+    if value is None or not np.isfinite(value) or value < 0:
+      raise InputError(
+        f"{whose}: the figure '{name}' must be a number >= 0, got {value!r}; give {', '.join(needed)}."
+      )
+  return [float(figures[name]) for name in needed]
+
+
+def global_scores(
+  positive: Mapping[str, Any], negatives: Mapping[str, Mapping[str, Any]]
+) -> dict[str, float]:
+  """G-mIoU, G-F and G-FPR of the Robust paper, over all sounds at once.
+
+  The negatives are averaged first: N = mean of their iou (f); G = 2 P (1 - N) / (P + 1 - N), 0 where P = 0
+  and N = 1; G-FPR = mean of their fpr. On negatives iou and f are against the OBJECT'S mask: low is good.
+
+  Args:
+    positive: `iou`, `f` with the clip's own sound.
+    negatives: {condition: {`iou`, `f`, `fpr`}}; published with silence, noise and offscreen.
+      Fractions; any iou or f above 1 means that all iou and f are per cent, and so are `g_iou`, `g_f` then.
+
+  Returns: `g_iou`, `g_f`, `g_fpr`.
+  """
+  if not negatives:
+    raise InputError("global scores need at least one negative condition; give silence, noise and offscreen.")
+  own = _checked(positive, ("iou", "f"), "positive")
+  rows = np.array([_checked(figures, ("iou", "f", "fpr"), name) for name, figures in negatives.items()])
+  whole = 100.0 if max(*own, rows[:, :2].max()) > 1 + 1e-6 else 1.0
+  if whole == 100.0 and max(own) <= 1:
+    raise InputError("positive: iou and f look like fractions while a negative's are per cent; use one unit.")
+  result = {}
+  for column, name in enumerate(("iou", "f")):
+    rejected = whole - rows[:, column].mean()
+    bottom = own[column] + rejected
+    result[f"g_{name}"] = float(2 * own[column] * rejected / bottom) if bottom > 0 else 0.0
+  return {**result, "g_fpr": float(rows[:, 2].mean())}

@@ -1,0 +1,416 @@
+"""The metrics: golden values of three published programs, a slow loop, order and batch size, G arithmetic."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from avs_jax import metrics
+from avs_jax.errors import InputError
+
+
+def binary_cases(rule):
+  x = rule.array("logits", (5, 224, 224))
+  gt = (rule.array("mask", (5, 224, 224)) > 0.5).astype(np.float32)
+  some = gt.copy()
+  some[[1, 4]] = 0
+  nothing, one = np.zeros_like(x), np.ones_like(x)
+  return {
+    "random": (x, gt),
+    "perfect": (20 * gt - 10, gt),
+    "inverted": (10 - 20 * gt, gt),
+    "empty_pred_nonempty_gt": (-10 * one, gt),
+    "empty_pred_noisy_nonempty_gt": (x - 10, gt),
+    "empty_gt_empty_pred": (-10 * one, nothing),
+    "empty_gt_full_pred": (10 * one, nothing),
+    "empty_gt_random_pred": (x, nothing),
+    "all_ones_pred_all_ones_gt": (10 * one, one),
+    "all_ones_pred_random_gt": (10 * one, gt),
+    "zero_logits_random_gt": (nothing, gt),
+    "some_frames_empty_random_pred": (x, some),
+    "some_frames_empty_perfect_pred": (20 * some - 10, some),
+    "soft_gt_0p882": (x, gt * np.float32(225 / 255)),
+    "soft_gt_0p882_perfect": (20 * gt - 10, gt * np.float32(225 / 255)),
+    "gt_1_over_255": (x, gt / 255),
+    "single_frame_random": (x[:1], gt[:1]),
+    "ten_x_logits": (10 * x, gt),
+    "correlated": (2 * (gt - 0.5) + x, gt),
+    "correlated_some_empty": (2 * (some - 0.5) + x, some),
+  }
+
+
+@pytest.mark.golden
+def test_both_published_binary_figures_equal_avsbench_in_every_case(golden, rule):
+  kept = json.loads(golden("avsbench/metrics_binary.json").read_text())
+  cases = binary_cases(rule)
+  assert set(cases) == set(kept)
+  for name, (logits, masks) in cases.items():
+    case = kept[name]
+    close = {"rtol": 2e-6, "atol": 2e-6, "err_msg": name}
+    np.testing.assert_allclose(metrics.iou_frame(logits, masks), case["mask_iou"], **close)
+    np.testing.assert_allclose(metrics.f_max_batch(logits, masks), case["F_max"], **close)
+    for i in range(len(logits)):
+      one = slice(i, i + 1)
+      np.testing.assert_allclose(
+        metrics.iou_frame(logits[one], masks[one]), case["mask_iou_per_frame"][i], **close
+      )
+      np.testing.assert_allclose(
+        metrics.f_max_batch(logits[one], masks[one]), case["F_max_per_frame"][i], **close
+      )
+
+
+@pytest.mark.golden
+def test_false_positive_rate_equals_the_robust_program(golden, rule):
+  values = json.loads(golden("avsbench_robust/fpr.json").read_text())["values"]
+  logits = rule.array("fpr_logits", (6, 40, 50))
+  logits[1], logits[2], logits[3] = -5, 5, 0
+  logits[4] -= 1.5
+  tally = tally_of(logits[None], np.zeros((1, 6, 40, 50)))
+  assert metrics.summarise(tally)["fpr"] == pytest.approx(np.mean(values), abs=1e-6)
+  counts = metrics.frame_counts(logits, np.zeros((6, 40, 50)))
+  np.testing.assert_allclose(np.asarray(counts.active) / 2000, values, atol=1e-6)
+
+
+@pytest.mark.golden
+def test_ravs_figures_are_the_same_with_its_own_threshold_and_beta(golden, rule):
+  kept = np.load(golden("bias_avs/metrics.npz"))
+  logits = rule.array("metric.logits", (5, 1, 64, 64))[:, 0]
+  masks = rule.array("metric.target", (5, 64, 64)) > 0.5
+  masks[2] = False
+  np.testing.assert_allclose(metrics.iou_frame(logits, masks, threshold=0.4), kept["miou"][0], rtol=1e-5)
+  np.testing.assert_allclose(metrics.f_max_batch(logits, masks, beta2=0.1), kept["fscore"][0], rtol=1e-5)
+
+
+def class_cases(rule):
+  x = rule.array("logits", (20, 71, 32, 32))
+  gt = np.floor(20 * np.abs(rule.array("gt", (20, 32, 32)))).astype(np.int32) % 71
+
+  def one_hot(labels):
+    return (labels[:, None] == np.arange(71)[None, :, None, None]).astype(np.float32)
+
+  background = np.zeros_like(x)
+  background[:, 0] = 9
+  padded, padded_gt = x.copy(), gt.copy()
+  padded[5:10], padded_gt[5:10] = 0, 0
+  few = x.copy()
+  few[:, 4:] -= 50
+  return {
+    "random": (x, gt),
+    "perfect": (20 * one_hot(gt), gt),
+    "all_background_pred": (background, gt),
+    "all_background_both": (background, gt * 0),
+    "padded_zero_logits": (padded, padded_gt),
+    "few_classes": (few, gt % 4),
+    "few_classes_correlated": (few + 2 * one_hot(gt % 4), gt % 4),
+    "last_class_everywhere": (x, np.full_like(gt, 70)),
+  }
+
+
+@pytest.mark.golden
+def test_class_figures_equal_avsbench_semantic_in_its_convention_and_in_ours(golden, rule):
+  kept = json.loads(golden("avsbench/metrics_avss.json").read_text())
+  sums = np.load(golden("avsbench/metrics_avss.npz"))
+  cases = class_cases(rule)
+  assert set(cases) == set(kept)
+  for name, (logits, labels) in cases.items():
+    tally = metrics.Tally()
+    counts = metrics.class_counts(logits.transpose(0, 2, 3, 1), labels)
+    tally.add(counts, np.arange(2), np.ones((2, 10), bool))
+    per_class = metrics._class_frame_means(jax.device_get(counts))
+    for figure, key in zip(per_class, ("iou_sum", "fscore_sum", "count"), strict=True):
+      np.testing.assert_allclose(figure, sums[f"{name}.{key}_per_class"], rtol=1e-5, atol=1e-6)
+    figures, case = metrics.summarise_classes(tally), kept[name]
+    for short, theirs in (("iou", "miou"), ("f", "fscore")):
+      expected = {
+        f"{short}_class_frame_published": case[theirs],
+        f"{short}_class_frame": case[f"{theirs}_over_seen_only"],
+      }
+      dropped = "miou_noBg_as_upstream_drops_last" if short == "iou" else "fscore_noBg_as_upstream"
+      expected[f"{short}_class_frame_published_no_last"] = case[dropped]
+      for key, value in expected.items():
+        assert figures[key] == pytest.approx(value, rel=1e-5, abs=1e-7), (name, key)
+    foreground = figures["iou_class_frame_no_background"]
+    met = figures["classes_met"]
+    if met:  # theirs divides by 70 whether met or not
+      assert foreground * met / 70 == pytest.approx(case["miou_drop_class0"], rel=1e-5, abs=1e-7)
+    else:
+      assert foreground is None and case["miou_drop_class0"] == 0
+
+
+@pytest.mark.golden
+def test_global_scores_follow_the_arithmetic_of_every_printed_table(golden):
+  table = json.loads(golden("avsbench_robust/global_metrics_paper_tables.json").read_text())
+  assert len(table["rows"]) > 30
+  for name, row in table["rows"].items():
+    negatives = {
+      sound: dict(zip(("iou", "f", "fpr"), row[sound], strict=True))
+      for sound in ("silence", "noise", "offscreen")
+    }
+    got = metrics.global_scores({"iou": row["miou_p"], "f": row["f_p"]}, negatives)
+    fractions = metrics.global_scores(
+      {"iou": row["miou_p"] / 100, "f": row["f_p"] / 100},
+      {k: {**v, "iou": v["iou"] / 100, "f": v["f"] / 100} for k, v in negatives.items()},
+    )
+    for ours, theirs in (("g_iou", "g_miou"), ("g_f", "g_f"), ("g_fpr", "g_fpr")):
+      assert got[ours] == pytest.approx(row["recomputed"][theirs], rel=1e-9), name
+    assert fractions["g_iou"] == pytest.approx(got["g_iou"] / 100, rel=1e-9)
+    assert fractions["g_fpr"] == got["g_fpr"]
+
+
+def tally_of(logits, masks, counted=None, batch=None, order=None) -> metrics.Tally:
+  """Clips [B, T, H, W] counted in batches of `batch` clips, in `order`."""
+  count, seconds = logits.shape[:2]
+  counted = np.ones((count, seconds), bool) if counted is None else counted
+  order = np.arange(count) if order is None else np.asarray(order)
+  tally = metrics.Tally()
+  for start in range(0, count, batch or count):
+    rows = order[start : start + (batch or count)]
+    flat = (x[rows].reshape(-1, *x.shape[2:]) for x in (logits, masks))
+    tally.add(metrics.frame_counts(*flat), rows, counted[rows])
+  return tally
+
+
+def slow_figures(logits, masks, counted):
+  """An independent account: one frame at a time, one threshold at a time, float64."""
+  p = np.asarray(jax.nn.sigmoid(logits), np.float32)
+  kept = [(p[b, t], masks[b, t]) for b, t in np.argwhere(counted)]
+  iou, fpr, half, curves, inter, union = [], [], [], [], 0, 0
+  for prediction, mask in kept:
+    on, truth = prediction > 0.5, mask > 0
+    fpr.append(on.mean())
+    inter, union = inter + (on & truth).sum(), union + (on | truth).sum()
+    if not truth.any():
+      iou.append((~on).mean())
+      curves.append(None)
+      continue
+    iou.append((on & truth).sum() / (on | truth).sum())
+
+    def f(accepted, truth=truth):
+      hit = (accepted & truth).sum()
+      if hit == 0:
+        return 0.0
+      precision, recall = hit / accepted.sum(), hit / truth.sum()
+      return 1.3 * precision * recall / (0.3 * precision + recall)
+
+    half.append(f(on))
+    curves.append([f(prediction >= threshold) for threshold in metrics.THRESHOLDS])
+  groups = []
+  for start in range(0, len(curves), 20):
+    met = [c for c in curves[start : start + 20] if c is not None]
+    groups.append(np.mean(met, axis=0).max() if met else None)
+  met = [c for c in curves if c is not None]
+  return {
+    "iou_frame": np.mean(iou),
+    "iou_frame_nonempty": np.mean([v for v, c in zip(iou, curves, strict=True) if c is not None]),
+    "f_max_batch20": np.mean([g or 0 for g in groups]),
+    "f_max_batch20_nonempty": np.mean([g for g in groups if g is not None]),
+    "iou_dataset": inter / union,
+    "f_max_dataset": np.mean(met, axis=0).max(),
+    "f_at_half": np.mean(half),
+    "fpr": np.mean(fpr),
+    "iou_frame_empty": 1 - np.mean(fpr),
+    "quiet_frames": np.mean([v == 0 for v in fpr]),
+    "iou_frame_floor": np.mean([c is None for c in curves]),
+    "f_max_batch20_floor": np.mean(
+      [
+        np.mean([c[0] for c in group]) if (group := [c for c in curves[s : s + 20] if c is not None]) else 0
+        for s in range(0, len(curves), 20)
+      ]
+    ),
+    "f_max_dataset_floor": np.mean([c[0] for c in met]),
+    "frames": len(kept),
+    "clips": int(counted.any(1).sum()),
+  }
+
+
+def example(seed=0, clips=9, seconds=5, size=12):
+  rng = np.random.default_rng(seed)
+  logits = 2 * rng.standard_normal((clips, seconds, size, size)).astype(np.float32)
+  masks = rng.random((clips, seconds, size, size)) < rng.random((clips, seconds, 1, 1)) * 0.6
+  masks[4:8] = False  # frames 20 to 39: a group without any object
+  masks[0, 2] = False
+  logits += 1.5 * masks
+  logits[1, 0] = -8
+  return logits, masks.astype(np.int32)
+
+
+def test_all_figures_equal_a_slow_loop_over_frames_and_thresholds():
+  logits, masks = example()
+  counted = np.ones(masks.shape[:2], bool)
+  for chosen in (counted, np.random.default_rng(1).random(masks.shape[:2]) > 0.3):
+    got, expected = metrics.summarise(tally_of(logits, masks, chosen)), slow_figures(logits, masks, chosen)
+    assert set(got) == set(expected)
+    for name, value in expected.items():
+      assert got[name] == pytest.approx(value, rel=1e-6), name
+
+
+WHOLE = example(3, clips=10, size=6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(order=st.permutations(range(10)), batch=st.sampled_from([1, 2, 3, 10]))
+def test_batch_size_and_order_change_no_figure(order, batch):
+  whole = metrics.summarise(tally_of(*WHOLE))
+  assert metrics.summarise(tally_of(*WHOLE, batch=batch, order=order)) == whole
+
+
+def test_tallies_of_several_processes_merge_into_the_whole():
+  whole, parts = metrics.summarise(tally_of(*WHOLE)), []
+  for process in range(3):
+    rows = np.arange(10)[process::3]
+    tally = metrics.Tally()
+    flat = (x[rows].reshape(-1, *x.shape[2:]) for x in WHOLE)
+    tally.add(metrics.frame_counts(*flat), rows, np.ones((len(rows), 5), bool))
+    parts.append(tally)
+  parts[2].merge(parts[0])
+  parts[2].merge(parts[1])
+  parts[2].merge(metrics.Tally())
+  assert len(parts[2]) == 50
+  assert metrics.summarise(parts[2]) == whole
+
+
+def test_rows_that_fill_the_batch_and_frames_given_twice_count_once():
+  logits, masks = (x[:4] for x in WHOLE)
+  once = metrics.summarise(tally_of(logits, masks))
+  flat = [np.concatenate([x, x[1:2], x[:1]]).reshape(-1, *x.shape[2:]) for x in (logits, masks)]
+  tally = metrics.Tally()
+  tally.add(metrics.frame_counts(*flat), np.array([0, 1, 2, 3, -1, 0]), np.ones((6, 5), bool))
+  assert metrics.summarise(tally) == once
+
+
+def test_frames_can_be_given_one_by_one_with_their_second():
+  logits, masks = WHOLE
+  tally = metrics.Tally()
+  for b, t in np.ndindex(10, 5):
+    counts = metrics.frame_counts(logits[b, t][None], masks[b, t][None])
+    tally.add(counts, np.array([b]), np.ones((1, 1), bool), second=np.array([[t]]))
+  assert metrics.summarise(tally) == metrics.summarise(tally_of(logits, masks))
+
+
+def test_areas_at_the_thresholds_are_exact_even_on_the_thresholds_themselves():
+  steps = metrics.THRESHOLDS
+  assert len(steps) == 255 and steps[0] == 0 and steps[-1] == 1 and (np.diff(steps) > 0).all()
+  below, above = (
+    np.nextafter(steps, np.float32(-1), dtype=np.float32),
+    np.nextafter(steps, np.float32(2), dtype=np.float32),
+  )
+  values = np.clip(np.concatenate([steps, below, above]), 0, 1)  # 765 = 15 * 51
+  p = values.reshape(1, 15, 51)
+  masks = np.random.default_rng(0).random((1, 15, 51)) > 0.5
+  counts = metrics.probability_counts(p, masks)
+  for i, threshold in enumerate(steps):
+    assert counts.accepted[0, i] == (p >= threshold).sum()
+    assert counts.hits[0, i] == ((p >= threshold) & masks).sum()
+
+
+def test_counts_stay_exact_at_512_pixels():
+  rng = np.random.default_rng(0)
+  p = rng.random((1, 512, 512), np.float32)
+  masks = rng.random((1, 512, 512)) > 0.01
+  counts = metrics.probability_counts(p, masks)
+  assert counts.truth[0] == masks.sum() and counts.accepted[0, 0] == 512 * 512
+  for i in (1, 100, 253):
+    assert counts.hits[0, i] == ((p >= metrics.THRESHOLDS[i]) & masks).sum()
+
+
+def test_empty_ground_truth_counts_background_accuracy():
+  logits = np.full((1, 10, 10), -5, np.float32)
+  logits[0, :3] = 5
+  empty = np.zeros((1, 10, 10), np.int32)
+  assert metrics.iou_frame(logits, empty) == pytest.approx(0.7)
+  assert metrics.f_max_batch(logits, empty) == 0.0
+
+
+def test_a_bigger_call_can_only_lower_the_published_f_where_every_frame_has_an_object():
+  rng = np.random.default_rng(5)
+  masks = rng.random((20, 16, 16)) < 0.4
+  logits = (rng.standard_normal((20, 16, 16)) + masks + 2 * rng.standard_normal((20, 1, 1))).astype(
+    np.float32
+  )
+  values = [
+    np.mean([metrics.f_max_batch(logits[i : i + n], masks[i : i + n]) for i in range(0, 20, n)])
+    for n in (1, 5, 10, 20)
+  ]
+  assert (np.diff(values) < 0).all()
+
+
+def test_an_all_empty_prediction_sits_on_the_floors():
+  _, masks = example()
+  figures = metrics.summarise(tally_of(np.full(masks.shape, -9, np.float32), masks))
+  for name in ("iou_frame", "f_max_batch20", "f_max_dataset"):
+    assert figures[name] == pytest.approx(figures[f"{name}_floor"], rel=1e-6)
+  area = masks.reshape(45, -1).mean(1)
+  area = area[area > 0]
+  assert figures["f_max_dataset_floor"] == pytest.approx(np.mean(1.3 * area / (0.3 * area + 1)))
+  assert figures["fpr"] == 0 and figures["quiet_frames"] == 1 and figures["iou_frame_empty"] == 1
+
+
+def test_a_set_without_any_object_leaves_the_undefined_figures_open():
+  shape = (1, 5, 8, 8)
+  figures = metrics.summarise(tally_of(np.full(shape, -9, np.float32), np.zeros(shape, np.int32)))
+  for name in ("f_max_dataset", "f_at_half", "iou_dataset", "iou_frame_nonempty", "f_max_batch20_nonempty"):
+    assert figures[name] is None
+  assert figures["iou_frame"] == pytest.approx(1) and figures["f_max_batch20"] == 0
+
+
+def test_a_prediction_that_is_not_a_number_stops_the_evaluation():
+  logits = np.zeros((1, 2, 4, 4), np.float32)
+  logits[0, 1, 0, 0] = np.nan
+  with pytest.raises(FloatingPointError, match="second 1 of clip 0"):
+    tally_of(logits, np.zeros((1, 2, 4, 4), np.int32))
+
+
+def test_class_figures_leave_padding_out_and_pool_over_the_set_too():
+  rng = np.random.default_rng(0)
+  labels = rng.integers(0, 4, (2, 3, 8, 8)).astype(np.int32)
+  logits = rng.standard_normal((2, 3, 8, 8, 6)).astype(np.float32)
+  counted = np.array([[True, True, False], [True, False, True]])
+  tally = metrics.Tally()
+  tally.add(metrics.class_counts(logits.reshape(6, 8, 8, 6), labels.reshape(6, 8, 8)), np.arange(2), counted)
+  figures, chosen = metrics.summarise_classes(tally), logits.argmax(-1)
+  mine = {"frame": [], "dataset": []}
+  for k in range(6):
+    pairs = [(chosen[b, t] == k, labels[b, t] == k) for b, t in np.argwhere(counted)]
+    pairs = [(p, g) for p, g in pairs if (p | g).any()]
+    mine["frame"].append(np.mean([(p & g).sum() / (p | g).sum() for p, g in pairs]))
+    mine["dataset"].append(sum((p & g).sum() for p, g in pairs) / sum((p | g).sum() for p, g in pairs))
+  for family, values in mine.items():
+    assert figures[f"iou_class_{family}"] == pytest.approx(np.mean(values))
+    assert figures[f"iou_class_{family}_no_background"] == pytest.approx(np.mean(values[1:]))
+  assert figures["fpr"] == pytest.approx((chosen[counted] != 0).mean())
+  assert figures["frames"] == 4 and figures["clips"] == 2 and figures["classes_met"] == 5
+
+
+def test_hand_values_of_the_global_scores():
+  row = {"iou": 0.2, "f": 0.4, "fpr": 0.1}
+  other = {"iou": 0.4, "f": 0.4, "fpr": 0.3}
+  got = metrics.global_scores({"iou": 0.7, "f": 0.6}, {"silence": row, "noise": other})
+  assert got == pytest.approx({"g_iou": 0.7, "g_f": 0.6, "g_fpr": 0.2})
+  nothing = metrics.global_scores({"iou": 0, "f": 0}, {"silence": {"iou": 1, "f": 1, "fpr": 1}})
+  assert nothing == {"g_iou": 0.0, "g_f": 0.0, "g_fpr": 1.0}
+
+
+@pytest.mark.parametrize(
+  ("positive", "negatives", "words"),
+  [
+    ({"iou": 0.5, "f": 0.5}, {}, "at least one negative"),
+    ({"iou": 0.5}, {"silence": {"iou": 0, "f": 0, "fpr": 0}}, "positive: the figure 'f'"),
+    ({"iou": 0.5, "f": 0.5}, {"noise": {"iou": 0.1, "f": 0.1}}, "noise: the figure 'fpr'"),
+    ({"iou": 0.5, "f": 0.5}, {"noise": {"iou": 20.0, "f": 30.0, "fpr": 0.1}}, "use one unit"),
+    ({"iou": float("nan"), "f": 0.5}, {"noise": {"iou": 0.1, "f": 0.1, "fpr": 0}}, "must be a number"),
+  ],
+)
+def test_global_scores_refuse_missing_and_mixed_figures(positive, negatives, words):
+  with pytest.raises(InputError, match=words):
+    metrics.global_scores(positive, negatives)
+
+
+def test_an_empty_tally_and_one_without_masks_are_refused():
+  with pytest.raises(InputError, match="no frame to score"):
+    metrics.summarise(metrics.Tally())
+  shape = (1, 2, 4, 4)
+  with pytest.raises(InputError, match="no frame of the evaluation set has a mask"):
+    metrics.summarise(tally_of(np.zeros(shape, np.float32), np.zeros(shape), np.zeros((1, 2), bool)))
