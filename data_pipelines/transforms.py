@@ -114,7 +114,8 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def avss_train_crop(image: np.ndarray, size: int = 224, *, nearest: bool = False) -> np.ndarray:
   """AVSS in training: shorter side to `size` keeping the aspect, then the centre square.
 
-  Deterministic, as published. The longer side is truncated to whole pixels; the crop's offset is half the slack, halves rounded to even.
+  Deterministic, as published. The longer side is truncated to whole pixels; the crop's offset is half the
+  slack, halves rounded to even.
   """
   height, width = image.shape[:2]
   shape = (int(size * width / height), size) if width > height else (size, int(size * height / width))
