@@ -14,6 +14,8 @@ import numpy as np
 from flax import traverse_util
 from flax.core import scope
 
+from avs_jax.initial import Initial
+
 Variables = dict[str, Any]
 
 
@@ -42,17 +44,27 @@ def initialise(module: nn.Module, *args: Any, seed: int, **kwargs: Any) -> Varia
   """
   shapes, recorded = abstract_variables(module, *args, **kwargs)
   flat = traverse_util.flatten_dict(shapes)
-  key = jax.random.key(seed)
   values = {}
   for path, leaf in flat.items():
     if path[0] != "params":  # running statistics
       values[path] = (np.ones if path[-1] == "var" else np.zeros)(leaf.shape, leaf.dtype)
       continue
     init_fn, init_args = recorded[path[1:]]
-    own = jax.random.fold_in(key, zlib.crc32("/".join(path[1:]).encode()) & 0x7FFFFFFF)
-    value = np.asarray(init_fn(own, *init_args))
-    if value.shape != leaf.shape:  # scanned blocks: one slice per block
-      slices = [init_fn(jax.random.fold_in(own, i), *init_args) for i in range(leaf.shape[0])]
-      value = np.stack([np.asarray(part) for part in slices])
+    shape = tuple(init_args[0])
+    own = [seed, zlib.crc32("/".join(path[1:]).encode())]
+    if shape == leaf.shape:
+      value = _draw(init_fn, init_args, own)
+    else:  # scanned blocks: one slice per block
+      value = np.stack([_draw(init_fn, init_args, [*own, i]) for i in range(leaf.shape[0])])
     values[path] = value.astype(leaf.dtype)
   return traverse_util.unflatten_dict(values)
+
+
+def _draw(init_fn: Any, init_args: tuple, entropy: list[int]) -> np.ndarray:
+  shape = tuple(init_args[0])
+  if init_fn in (nn.initializers.zeros, nn.initializers.ones):
+    return np.full(shape, float(init_fn is nn.initializers.ones), np.float32)
+  if isinstance(init_fn, Initial):
+    return init_fn.sample(np.random.default_rng(entropy), shape)
+  bits = np.random.SeedSequence(entropy).generate_state(1)[0] & 0x7FFFFFFF
+  return np.asarray(init_fn(jax.random.key(int(bits)), *init_args))

@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
   config.data.size = 224
   config.data.seconds = 5
   config.data.seed = 0  # of the stand-ins; the same clips for every config.seed
-  config.data.clips = ConfigDict(dict(train=296, val=64, test=64))  # stand-ins only
+  config.data.clips = ConfigDict({"train": 296, "val": 64, "test": 64})  # stand-ins only
   config.data.audio = "auto"  # wav, log_mel (published pickles), auto
   config.data.masks = "mended"  # mended, as_published
   config.data.allow_missing = False
@@ -73,8 +73,9 @@ def get_config() -> ConfigDict:
   config.warmup.steps = 0
   config.warmup.batch = 32
   config.warmup.lr = 1e-3
+  config.warmup.folder = ""  # where it is kept and found again; empty: in the work directory
 
-  config.loss = ConfigDict(dict(name="ms3", matching="none", matching_weight=0.5, dice=0.0))
+  config.loss = ConfigDict({"name": "ms3", "matching": "none", "matching_weight": 0.5, "dice": 0.0})
 
   config.optimizer = ConfigDict()
   config.optimizer.name = "adam"
@@ -96,7 +97,7 @@ def get_config() -> ConfigDict:
   config.schedule.decay_factor = 0.1
   config.schedule.decay_power = 0.9
 
-  config.mesh = ConfigDict(dict(model=1))
+  config.mesh = ConfigDict({"model": 1})
 
   config.eval = ConfigDict()
   config.eval.every_epochs = 1.0

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from avs_jax.errors import InputError
+from avs_jax.initial import constant, torch_default, zeros
 from avs_jax.types import Batch, Condition, Outputs
 
 FORMS = ("cosine", "cosine_calibrated", "euclidean", "concat")
@@ -41,23 +42,27 @@ class Similarity(nn.Module):
       raise InputError(
         f"debias.guide={self.form!r} is not a guide; choose none or one of {', '.join(FORMS)}."
       )
+
+    def linear(features: int, name: str) -> nn.Dense:
+      return nn.Dense(features, kernel_init=torch_default, name=name)
+
     pooled = vis.astype(jnp.float32).mean((2, 3))  # [B, T, C]
     aud = aud.astype(jnp.float32)
     if self.form == "cosine":
-      return cosine(nn.Dense(pooled.shape[-1], name="audio_proj")(aud), pooled)
-    aud = nn.Dense(self.width, name="audio_proj")(aud)  # [B, T, D]
-    seen = nn.Dense(self.width, name="visual_proj")(pooled)  # [B, T, D]
+      return cosine(linear(pooled.shape[-1], "audio_proj")(aud), pooled)
+    aud = linear(self.width, "audio_proj")(aud)  # [B, T, D]
+    seen = linear(self.width, "visual_proj")(pooled)  # [B, T, D]
     if self.form == "euclidean":
       return -jnp.sqrt(jnp.square(aud - seen).sum(-1) + 1e-12)
     if self.form == "cosine_calibrated":
-      scale = self.param("scale", nn.initializers.constant(4.0), ())
-      bias = self.param("bias", nn.initializers.zeros, ())
+      scale = self.param("scale", constant(4.0), ())
+      bias = self.param("bias", zeros, ())
       return scale * cosine(aud, seen) + bias
     joint = jnp.concatenate([aud, seen], -1)  # [B, T, 2D]
     for features in (self.width, self.width // 2):
-      joint = nn.relu(nn.Dense(features)(joint))
+      joint = nn.relu(linear(features, f"hidden_{features}")(joint))
       joint = nn.Dropout(0.1, deterministic=not train)(joint)
-    return nn.Dense(1)(joint)[..., 0]
+    return linear(1, "out")(joint)[..., 0]
 
 
 def cosine(a: Float[Array, "B T D"], b: Float[Array, "B T D"]) -> Float[Array, "B T"]:

@@ -6,9 +6,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from avs_jax.initial import normal
 from avs_jax.layers import Conv, Dtype, resize_bilinear
 
-_NARROW = nn.initializers.normal(0.01)  # AVSBench's initial neck weights
+_NARROW = normal(0.01)  # AVSBench's initial neck weights
 
 
 class ASPP(nn.Module):

@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from avs_jax.layers import BatchNorm, Dtype, torch_default
+from avs_jax.initial import torch_default, zeros
+from avs_jax.layers import BatchNorm, Dtype
 
 
 class TPAVI(nn.Module):
@@ -35,7 +36,7 @@ class TPAVI(nn.Module):
     self.align_channel = linear(self.width, self.align_bias)
     self.theta, self.phi, self.g = linear(inner), linear(inner), linear(inner)
     self.W_z_0 = linear(self.width)
-    zeros = nn.initializers.zeros  # the block starts as LayerNorm of its input
+    # Zeros: the block starts as LayerNorm of its input.
     self.W_z_1 = BatchNorm(scale_init=zeros, bias_init=zeros, dtype=self.dtype)
     self.norm_layer = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)
 

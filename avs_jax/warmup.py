@@ -1,0 +1,179 @@
+"""The warm-up: both encoders learn to name what they see and hear, before anything is segmented.
+
+It stands in for ImageNet and AudioSet where no pretrained weights are given, and needs class labels.
+Ours, not a paper's. Picture and sound are compared with the SAME class prototypes, so that afterwards the two
+embeddings of one class lie near each other.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import logging
+from jaxtyping import Array, Bool, Float
+from tqdm import trange
+
+from avs_jax import mesh as meshes
+from avs_jax.checkpoint import Checkpoints
+from avs_jax.debias.guide import cosine
+from avs_jax.errors import InputError
+from avs_jax.initial import constant, normal, torch_default
+from avs_jax.initialise import initialise
+from avs_jax.model import adopt, example_inputs
+from avs_jax.types import Batch
+
+_SCALE = 16.0  # initial inverse temperature of the cosine to the prototypes; ours
+
+
+class Recogniser(nn.Module):
+  """A system's two encoders, each followed by a projection, compared with shared class prototypes.
+
+  Attributes:
+    system: a module with the methods of `systems.system.System`.
+    num_categories: G.
+    width: size of the common space, D.
+  """
+
+  system: Any
+  num_categories: int
+  width: int = 256
+
+  @nn.compact
+  def __call__(
+    self, frames: Array, log_mel: Float[Array, "B T 96 64"], *, train: bool = False
+  ) -> tuple[Float[Array, "B T G"], Float[Array, "B T G"]]:
+    """Returns the class logits of each picture and of each second of sound."""
+    clips, seconds = frames.shape[:2]
+    seen = self.system.see(frames, train=train)[-1].astype(jnp.float32).mean((1, 2))  # [B*T, C]
+    heard = self.system.listen(log_mel, train=train).astype(jnp.float32)  # [B, T, A]
+    seen = nn.Dense(self.width, kernel_init=torch_default, name="visual_proj")(
+      seen.reshape(clips, seconds, -1)
+    )  # [B, T, D]
+    heard = nn.Dense(self.width, kernel_init=torch_default, name="audio_proj")(heard)  # [B, T, D]
+    shape = (self.num_categories, self.width)
+    prototypes = self.param("prototypes", normal(1.0), shape)
+    scale = self.param("scale", constant(_SCALE), ())
+
+    def compare(x: Float[Array, "B T D"]) -> Float[Array, "B T G"]:
+      return scale * cosine(x[:, :, None], prototypes[None, None])
+
+    return compare(seen), compare(heard)
+
+
+def naming_loss(logits: Float[Array, "B T G"], labels: Bool[Array, "B T G"]) -> Float[Array, ""]:
+  """Cross entropy against the labels shared out evenly, mean over the seconds that have any label."""
+  labels = labels.astype(jnp.float32)
+  total = labels.sum(-1, keepdims=True)
+  target = labels / jnp.maximum(total, 1.0)
+  loss = -(target * jax.nn.log_softmax(logits)).sum(-1)  # [B, T]
+  has_label = (total[..., 0] > 0).astype(jnp.float32)
+  return (loss * has_label).sum() / jnp.maximum(has_label.sum(), 1.0)
+
+
+def accuracy(logits: Float[Array, "B T G"], labels: Bool[Array, "B T G"]) -> Float[Array, ""]:
+  """Share of the labelled seconds whose likeliest class is one of the labels."""
+  best = jax.nn.one_hot(jnp.argmax(logits, -1), logits.shape[-1], dtype=bool)
+  hit = (best & labels).any(-1)
+  has_label = labels.any(-1)
+  return (hit & has_label).sum() / jnp.maximum(has_label.sum(), 1)
+
+
+def warm_up(
+  config: Any, model: nn.Module, variables: Mapping[str, Any], source: Any, mesh: Any, workdir: str
+) -> dict[str, Any]:
+  """Returns `variables` with warmed encoders (and the guide's projections, where it has the same ones).
+
+  The result is kept in `config.warmup.folder` (default: `warmup` in the work directory) and used again.
+
+  Raises:
+    InputError: the data set names no categories.
+  """
+  if not source.categories:
+    raise InputError(
+      f"warmup.steps={config.warmup.steps}: {source.title} has no class labels; set warmup.steps=0 and give"
+      " init.visual and init.audio."
+    )
+  variables = dict(variables)
+  kept = Checkpoints(config.warmup.folder or os.path.join(workdir, "warmup"), 1)
+  found = kept.restore_as_saved()
+  if found is None:
+    trained = _train(config, model, variables, source, mesh)
+    kept.save(config.warmup.steps, trained, {"seed": config.seed})
+    kept.wait()
+  else:
+    trained = found[0]
+  kept.close()
+  adopt(variables, _as_guide(trained), "the warm-up")
+  return variables
+
+
+def _as_guide(trained: Mapping[str, Any]) -> dict[str, Any]:
+  """The recogniser's variables under the names they have in a guided system."""
+  params = dict(trained["params"])
+  params.pop("prototypes"), params.pop("scale")
+  guide = {name: params.pop(name) for name in ("audio_proj", "visual_proj")}
+  return {"params": {**params, "guide": guide}, "batch_stats": trained["batch_stats"]}
+
+
+def _train(
+  config: Any, model: nn.Module, variables: Mapping[str, Any], source: Any, mesh: Any
+) -> dict[str, Any]:
+  from data_pipelines import feed
+
+  system = getattr(model, "system", model)
+  recogniser = Recogniser(system=system.clone(parent=None, name=None), num_categories=len(source.categories))
+  start = initialise(recogniser, *example_inputs(config), seed=config.seed)
+  start.setdefault("batch_stats", {})
+  adopt(start, variables, "the model's start")
+  rule = optax.adamw(optax.cosine_decay_schedule(config.warmup.lr, config.warmup.steps), weight_decay=1e-4)
+
+  def step(params: Any, statistics: Any, memory: Any, batch: Batch, key: Array) -> tuple:
+    def loss(params: Any) -> tuple[Array, tuple]:
+      (seen, heard), moved = recogniser.apply(
+        {"params": params, "batch_stats": statistics},
+        batch.frames,
+        batch.log_mel,
+        train=True,
+        rngs={"dropout": key},
+        mutable=["batch_stats"],
+      )
+      visible = jnp.broadcast_to(batch.visible[:, None], seen.shape)
+      total = naming_loss(seen, visible) + naming_loss(heard, batch.sounding)
+      figures = {"loss": total, "seen": accuracy(seen, visible), "heard": accuracy(heard, batch.sounding)}
+      return total, (figures, moved.get("batch_stats", statistics))
+
+    (_, (figures, statistics)), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+    update, memory = rule.update(gradient, memory, params)
+    return optax.apply_updates(params, update), statistics, memory, figures
+
+  whole = meshes.replicated(mesh)
+  compiled = jax.jit(
+    step, in_shardings=(whole, whole, whole, meshes.by_clip(mesh), whole), donate_argnums=(0, 1, 2)
+  )
+  params, statistics = (jax.device_put(start[name], whole) for name in ("params", "batch_stats"))
+  memory = jax.jit(rule.init, out_shardings=whole)(params)
+  key = jax.random.key(config.seed)
+  batches = feed.labelled(config, source)
+  figures: dict[str, Any] = {}
+  try:
+    bar = trange(
+      config.warmup.steps, desc="warm-up: naming what is seen and heard", unit="step", disable=None
+    )
+    for number in bar:
+      batch = meshes.put_batch(mesh, Batch(**next(batches)))
+      own = jax.random.fold_in(key, number)
+      params, statistics, memory, figures = compiled(params, statistics, memory, batch, own)
+      if number % 50 == 49 or number == config.warmup.steps - 1:
+        shown = {name: round(float(value), 3) for name, value in figures.items()}
+        bar.set_postfix(shown)
+        logging.info("warm-up step %d/%d %s", number + 1, config.warmup.steps, shown)
+  finally:
+    batches.close()
+  if not np.isfinite(float(figures["loss"])):
+    raise InputError("the warm-up's loss is not finite; lower warmup.lr.")
+  return jax.device_get({"params": params, "batch_stats": statistics})
