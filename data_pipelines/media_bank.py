@@ -57,10 +57,11 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Bank:
-  """All items, and the broad group of each class in the catalogue's order."""
+  """All items, the broad group of each class in the catalogue's order, and the digest of that catalogue."""
 
   broad: dict[str, str]
   items: tuple[Item, ...]
+  catalogue: str = ""
 
   def select(self, kind: str, split: str, category: str = "") -> tuple[Item, ...]:
     """Items of one kind, split and class, in the bank's order."""
@@ -97,7 +98,7 @@ def write_bank(bank: Bank, cache: str | os.PathLike) -> pathlib.Path:
     store = _store(item.kind)
     entries.append({**entry, "offset": offsets[store], "shape": list(item.array.shape)})
     offsets[store] += item.array.size
-  manifest = {"format": FORMAT, "classes": bank.broad, "items": entries}
+  manifest = {"format": FORMAT, "catalogue": bank.catalogue, "classes": bank.broad, "items": entries}
   (work / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False))
   shutil.rmtree(target, ignore_errors=True)
   work.rename(target)
@@ -120,7 +121,7 @@ def load_bank(cache: pathlib.Path) -> Bank:
     if manifest["format"] != FORMAT:
       raise ValueError(f"format {manifest['format']}, not {FORMAT}")
     items = tuple(_open_item(entry, stores) for entry in manifest["items"])
-    return Bank(manifest["classes"], items)
+    return Bank(manifest["classes"], items, manifest["catalogue"])
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise InputError(
       f"the media bank in {folder} is broken or of another version ({error}), expected what this program "

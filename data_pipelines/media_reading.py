@@ -5,6 +5,7 @@ fifth goes there; a class with neither is validated on the seconds it trains on.
 """
 
 import fnmatch
+import hashlib
 import io
 import json
 import pathlib
@@ -68,7 +69,13 @@ class _Files:
     start, _, end = path.partition("**/")
     names = sorted(str(p.relative_to(folder)) for p in (folder / start).rglob(pathlib.PurePath(end).name))
     names = [name for name in names if fnmatch.fnmatch(name, f"{start}*{end}")]
-    picked = [names[k * len(names) // count] for k in range(count)] if len(names) >= count else names
+    if len(names) < count:
+      version = media_packages.package_version(folder)
+      raise InputError(
+        f"{source['package']} {version} holds {len(names)} files like {path}, expected {count} or more; mend "
+        "the entry in data_pipelines/real_media_catalogue.json for this version of the package"
+      )
+    picked = [names[k * len(names) // count] for k in range(count)]
     return [f"{pattern.partition(':')[0]}:{name[len(source['root']) :]}" for name in picked]
 
   def credit(self, item: str) -> dict[str, str]:
@@ -77,18 +84,20 @@ class _Files:
     folder = self.package(item)
     archive = media_packages.read_resources(folder / source["archive"]) if "archive" in source else {}
     owner, licence = media_credits.look_up(source["package"], folder, path, archive)
+    owner, licence = source.get("owner", owner), source.get("licence", licence)
     inside = f"{source['archive']}!{path}" if archive else path
     version = media_packages.package_version(folder)
     return {"origin": f"{source['package']} {version}: {inside}", "licence": licence, "owner": owner}
 
 
-def read_catalogue(path: pathlib.Path = CATALOGUE) -> dict:
-  """The catalogue: facts about packages, paths and fractions of recordings."""
-  return json.loads(path.read_text())
+def catalogue_digest(path: pathlib.Path = CATALOGUE) -> str:
+  """Identifies the catalogue that a bank was made from."""
+  return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-def read_bank(catalogue: dict, cache: pathlib.Path) -> Bank:
-  """Fetches everything the catalogue names and reads it."""
+def read_bank(cache: pathlib.Path, path: pathlib.Path = CATALOGUE) -> Bank:
+  """Fetches everything that the catalogue at `path` names and reads it."""
+  catalogue = json.loads(path.read_text())
   files = _Files(catalogue["sources"], cache)
   rsvg = media_packages.fetch_program("rsvg-convert", "librsvg2-bin", cache)
   fluidsynth = media_packages.fetch_program("fluidsynth", "fluidsynth", cache)
@@ -106,7 +115,14 @@ def read_bank(catalogue: dict, cache: pathlib.Path) -> Bank:
     items.append(Item("background", "", split, name, **files.credit(name), array=np.asarray(array)))
   for split, entries in catalogue["noise"].items():
     items += _read_sounds("noise", "", split, entries, files, fluidsynth)
-  return Bank({name: entry["broad"] for name, entry in catalogue["classes"].items()}, tuple(items))
+  broad = {name: entry["broad"] for name, entry in catalogue["classes"].items()}
+  return Bank(broad, drop_repeated(items), catalogue_digest(path))
+
+
+def drop_repeated(items: list[Item]) -> tuple[Item, ...]:
+  """Drops items whose array an earlier one holds: packages carry some files twice under two names."""
+  first = {(item.array.shape, item.array.tobytes()): item for item in reversed(items)}
+  return tuple(reversed(first.values()))
 
 
 def _read_sounds(
@@ -192,7 +208,7 @@ def decode_audio(data: bytes, name: str) -> np.ndarray:
   """float32 [S] mono at 16 kHz of an audio file in memory."""
   try:
     with av.open(io.BytesIO(data)) as container:
-      resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE_HZ)
+      resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE_HZ)
       pieces = [
         out.to_ndarray()[0] for frame in container.decode(audio=0) for out in resampler.resample(frame)
       ]

@@ -12,7 +12,8 @@ exact. `python -m data_pipelines.real_media --cache=DIR` fetches and builds the 
 | test_unseen   | unseen              | unseen                                 | as test            |
 
 "Unseen" recordings are other recordings, other speakers' languages, the other sound font, or the last 40 % of
-a class's only recording. Classes without an unseen picture do not occur in test_unseen. The class "person" is
+a class's only recording. Classes without an unseen recording do not occur in either test split, those without
+an unseen picture not in test_unseen. The class "person" is
 drawn persons with recorded speech.
 """
 
@@ -218,14 +219,15 @@ def picture_sheet(source: RealMedia, indices: Sequence[int]) -> Image.Image:
 
 
 def prepare(cache_dir: str | os.PathLike | None = None) -> pathlib.Path:
-  """Fetches the packages and builds the bank in the cache, unless it is there; returns the bank's folder."""
+  """Builds the bank in the cache, unless the one there is of this catalogue; returns the bank's folder."""
   from data_pipelines import media_reading  # needs PyAV, which composing does not
 
   cache = media_packages.cache_folder(cache_dir)
-  folder = cache / "bank"
-  if not (folder / "manifest.json").is_file():
-    write_bank(media_reading.read_bank(media_reading.read_catalogue(), cache), cache)
-  return folder
+  try:
+    is_current = load_bank(cache).catalogue == media_reading.catalogue_digest()
+  except InputError:
+    is_current = False
+  return cache / "bank" if is_current else write_bank(media_reading.read_bank(cache), cache)
 
 
 def main(argv: Sequence[str]) -> None:
