@@ -1,0 +1,293 @@
+"""From a list of clips to batches: shuffle, substitute the sound, log-mel, batch, shard; run by Grain.
+
+A batch is a dict of numpy arrays under the names of `avs_jax.types.Batch`. Training batch k is a pure
+function of (seed, k): neither threads nor worker processes nor the number of hosts change which clips it
+holds, so resuming at batch k needs the number k and nothing else.
+
+A clip that cannot be read is counted, named in the log and replaced by the next one in training, up to 1 % of
+the split; evaluation refuses it.
+"""
+
+import hashlib
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags, logging
+
+from avs_jax.errors import InputError
+from data_pipelines.clips import Clip, Source
+from data_pipelines.examples import CACHE_MB, BrokenDonor, Cached, Composer, Example
+from data_pipelines.negatives import EVALUATION, OFFSCREEN, POSITIVE, Negatives, Pair
+from data_pipelines.noising import Augment, Noising
+
+BROKEN_SHARE = 0.01  # of the split; more than this, and more than one clip, ends training
+DONOR_ATTEMPTS = 8
+
+
+class TrainingRow:
+  """Row k of this host's stream: reads the clip that was shuffled there, in the epoch that k falls in."""
+
+  def __init__(self, composer: Composer, host: int, hosts: int):
+    self.composer, self.host, self.hosts = composer, host, hosts
+    self.broken: dict[int, str] = {}
+    self._lock = threading.Lock()
+
+  def __getstate__(self):
+    return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+  def __setstate__(self, state):
+    self.__dict__.update(state)
+    self._lock = threading.Lock()
+
+  def __call__(self, k: int, index: int) -> Example:
+    source, negatives = self.composer.source, self.composer.negatives
+    epoch = (self.host + k * self.hosts) // len(source)
+    for step in range(len(source)):
+      number = (int(index) + step) % len(source)
+      try:
+        clip = source.clip(number)
+      except InputError as error:
+        self._count(number, error)
+        continue
+      pair = negatives.draw(epoch, number, source) if negatives else Pair(POSITIVE)
+      return self._compose(clip, number, pair, epoch)
+    raise InputError(f"{source.title}: not one of the {len(source)} clips can be read; run --mode=check.")
+
+  def _compose(self, clip: Clip, number: int, pair: Pair, epoch: int) -> Example:
+    """The row; a donor that cannot be read is replaced by the next one drawn."""
+    for attempt in range(1, DONOR_ATTEMPTS):
+      try:
+        return self.composer(clip, number, pair, epoch)
+      except BrokenDonor as error:
+        self._count(pair.donor, error)
+        pair = self.composer.negatives.pair(OFFSCREEN, epoch, number, self.composer.source, attempt)
+    return self.composer(clip, number, pair, epoch)
+
+  def _count(self, number: int, error: InputError) -> None:
+    source = self.composer.source
+    with self._lock:
+      if number not in self.broken:
+        self.broken[number] = source.ids[number]
+        logging.warning("clip %s cannot be read and is replaced by another: %s", source.ids[number], error)
+      names = list(self.broken.values())
+    if len(names) > max(1, BROKEN_SHARE * len(source)):
+      raise InputError(
+        f"{source.title}: {len(names)} of {len(source)} clips cannot be read ({', '.join(names[:10])}), more"
+        f" than {BROKEN_SHARE:.0%}; mend the files (--mode=check lists them)."
+      ) from error
+
+
+class EvaluationBatch:
+  """Batch k of this host: clips in order, the last batch filled up with rows of index -1."""
+
+  def __init__(self, composer: Composer, condition: int, rows: int, batch: int, offset: int, sound=None):
+    self.composer, self.condition, self.sound = composer, condition, sound
+    self.rows, self.batch, self.offset = rows, batch, offset
+
+  def __call__(self, k: int) -> Example:
+    source, negatives = self.composer.source, self.composer.negatives
+    rows = []
+    for number in range(k * self.batch + self.offset, k * self.batch + self.offset + self.rows):
+      index = min(number, len(source) - 1)
+      pair = Pair(self.condition)
+      if negatives is not None and self.sound is None:
+        pair = negatives.pair(self.condition, EVALUATION, index, source)
+      row = self.composer(source.clip(index), index, pair, EVALUATION, self.sound)
+      rows.append(row if number < len(source) else blank(row))
+    return stack(rows)
+
+
+def blank(row: Example) -> Example:
+  """A row that only fills the batch: nothing in it, index -1."""
+  empty = {name: np.zeros_like(value) for name, value in row.items()}
+  return {**empty, "condition": row["condition"], "index": np.int32(-1)}
+
+
+def stack(rows: list[Example]) -> Example:
+  """Rows to a batch."""
+  return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def train_batches(
+  source: Source,
+  *,
+  batch: int,
+  seed: int,
+  negatives: Negatives | None = None,
+  noising: Noising | None = None,
+  augment: Augment | None = None,
+  front_end: str = "same",
+  host: int = 0,
+  hosts: int = 1,
+  cache: bool | float = False,
+  size: int | tuple[int, int] | None = None,
+  waveform: bool = False,
+  empty_masks: bool = True,
+) -> grain.MapDataset:
+  """Endless training batches: element k is this host's part of batch k, each epoch a new permutation.
+
+  Args:
+    batch: clips in a batch, over all hosts; `hosts` must divide it.
+    seed: of the order, of noising and of augmentation (negatives carry their own).
+    negatives: None trains on positives only.
+    cache: keep decoded clips in memory: a bound in MB, True for 2048, False for none.
+    size: of the frames, one number for a square; None leaves them as the source gives them.
+    empty_masks: a negative's mask is empty.
+
+  Raises: InputError for settings that do not fit, before anything is read.
+  """
+  rows = rows_per_host(batch, host, hosts)
+  if len(source) == 0:
+    raise InputError(f"{source.title}: the training split is empty.")
+  kept = keep(source, cache)
+  composer = Composer(kept, negatives, noising, augment, front_end, square(size), waveform, empty_masks, seed)
+  if negatives is not None and negatives.fraction and negatives.offscreen:
+    negatives.donors(kept).check()  # here rather than in a worker
+  order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(None)[host::hosts]
+  return order.map_with_index(TrainingRow(composer, host, hosts)).batch(rows, batch_fn=stack)
+
+
+def eval_batches(
+  source: Source,
+  *,
+  batch: int,
+  condition: int = POSITIVE,
+  negatives: Negatives | None = None,
+  front_end: str = "same",
+  host: int = 0,
+  hosts: int = 1,
+  cache: bool | float = False,
+  size: int | tuple[int, int] | None = None,
+  waveform: bool = False,
+  sound: np.ndarray | None = None,
+) -> grain.MapDataset:
+  """All clips in order under one sound, each exactly once; masks stay the object's own.
+
+  The parts of the hosts, laid one after the other, are the whole batch. Every host gets as many batches.
+
+  Args:
+    condition: a `Condition` by value.
+    negatives: how negative sounds are made; None uses the defaults. Pairs are those of epoch -1.
+    sound: mono at 16 kHz, given to every clip in place of what `condition` would give (an unseen sound).
+
+  Raises: InputError, when iterated, for a clip or donor that cannot be read.
+  """
+  rows = rows_per_host(batch, host, hosts)
+  kept = keep(source, cache)
+  negatives = negatives or Negatives()
+  if condition == OFFSCREEN and sound is None:
+    negatives.donors(kept).check()
+  composer = Composer(kept, negatives, front_end=front_end, size=square(size), waveform=waveform)
+  make = EvaluationBatch(composer, int(condition), rows, batch, host * rows, sound)
+  return grain.MapDataset.range(-(-len(source) // batch)).map(make)
+
+
+def rows_per_host(batch: int, host: int, hosts: int) -> int:
+  """This host's share of a batch."""
+  if batch < 1 or hosts < 1 or batch % hosts or not 0 <= host < hosts:
+    raise InputError(
+      f"a batch of {batch} clips cannot be shared by {hosts} hosts (this is host {host}); make it a multiple."
+    )
+  return batch // hosts
+
+
+def square(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+  """(height, width) of a size given as one number."""
+  return (size, size) if isinstance(size, int) else size
+
+
+def keep(source: Any, cache: bool | float) -> Any:
+  """The source with its memory, if it is to have one."""
+  if cache is False or cache == 0 or isinstance(source, Cached):
+    return source
+  return Cached(source, CACHE_MB if cache is True else cache)
+
+
+def identity(source: Source, batch: int, seed: int) -> dict[str, Any]:
+  """What decides which clips the k-th training batch holds; travels with a checkpoint."""
+  names = hashlib.sha256("\n".join(source.ids).encode()).hexdigest()[:16]
+  return {"seed": seed, "batch": batch, "data_set": source.title, "clips": len(source), "ids": names}
+
+
+def check_state(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+  """Refuses to resume where the k-th batch would hold other clips than before.
+
+  Hosts, threads and workers may differ: they do not change the batches.
+  """
+  meaning = {
+    "seed": "another seed",
+    "batch": "another batch size",
+    "data_set": "another data set",
+    "clips": "another number of clips",
+    "ids": "other clips, or the same in another order",
+  }
+  for name, what in meaning.items():
+    if name in current and saved.get(name) != current[name]:
+      raise InputError(
+        f"the checkpoint was trained with {what} ({name}: {saved.get(name)}, now {current[name]}), so its"
+        " place in the data means nothing here; restore the old setting or use a new --workdir."
+      )
+
+
+class BatchIterator(Iterator[Example]):
+  """Batches from number `next_index` on, read ahead by threads or worker processes. Close it when done.
+
+  Attributes:
+    next_index: the batch that `next` will give.
+  """
+
+  def __init__(
+    self, dataset: grain.MapDataset, start: int, threads: int, workers: int, about: Mapping[str, Any]
+  ):
+    self.next_index, self.about, self.workers = start, dict(about), workers
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    stream = dataset[start:].to_iter_dataset(options)
+    if workers:
+      if not flags.FLAGS.is_parsed():  # Grain's workers read flags; in a notebook nobody has parsed any
+        flags.FLAGS.mark_as_parsed()
+      stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    self._batches = iter(stream)
+
+  def __next__(self) -> Example:
+    batch = next(self._batches)
+    self.next_index += 1
+    return batch
+
+  def state(self) -> dict[str, Any]:
+    """What a checkpoint keeps: the number of the next batch, and what the numbers mean."""
+    return {**self.about, "next_index": self.next_index, "workers": self.workers}
+
+  def close(self) -> None:
+    """Ends threads and workers."""
+    close = getattr(self._batches, "close", None)
+    if close is not None:
+      close()
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *error):
+    self.close()
+
+
+def iterate(
+  dataset: grain.MapDataset,
+  start_step: int = 0,
+  *,
+  threads: int = 2,
+  workers: int = 0,
+  about: Mapping[str, Any] | None = None,
+) -> BatchIterator:
+  """Runs over batches from number `start_step` on.
+
+  Args:
+    threads: batches made at once; 0 makes each when it is asked for.
+    workers: processes, for machines with many cores; on two cores they gain nothing.
+    about: `identity(...)`, to go into `state()`.
+  """
+  if min(start_step, threads, workers) < 0:
+    raise InputError(f"start_step={start_step}, threads={threads}, workers={workers}: none may be negative.")
+  return BatchIterator(dataset, start_step, threads, workers, about or {})
