@@ -209,10 +209,9 @@ def decode_audio(data: bytes, name: str) -> np.ndarray:
   try:
     with av.open(io.BytesIO(data)) as container:
       resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE_HZ)
-      pieces = [
-        out.to_ndarray()[0] for frame in container.decode(audio=0) for out in resampler.resample(frame)
-      ]
-      pieces += [out.to_ndarray()[0] for out in resampler.resample(None)]
+      frames = [out for frame in container.decode(audio=0) for out in resampler.resample(frame)]
+      # The mean of the channels: asking for a mono layout would add them up.
+      pieces = [frame.to_ndarray().mean(axis=0) for frame in frames + resampler.resample(None)]
   except (av.FFmpegError, IndexError) as error:
     raise InputError(
       f"{name} cannot be read as sound ({error}), expected Ogg or WAV; delete its package's folder in the "

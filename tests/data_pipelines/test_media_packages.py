@@ -1,4 +1,4 @@
-"""Archives and packages made here are opened, broken ones refused; no network, no package of the machine's."""
+"""Archives and packages made here are opened and broken ones refused, without any network."""
 
 import hashlib
 import os
@@ -34,7 +34,7 @@ def _archive(
       folder = folder.setdefault(parent, {})
     folder[name] = (path, content)
   names, data, nodes = b"", b"", b""
-  waiting = [("", tree)]
+  waiting: list[tuple] = [("", tree)]
   next_child = 1
   while waiting:
     name, node = waiting.pop(0)
@@ -178,8 +178,8 @@ def test_a_machine_without_apt_is_told_what_to_do(tmp_path, monkeypatch):
 def test_a_package_is_fetched_once_and_leaves_nothing_else(package, tmp_path, monkeypatch):
   _build(package, tmp_path / "cow.deb", MOO_MD5)
   _fake_apt(tmp_path, monkeypatch, f"echo call >> {tmp_path}/calls; cp {tmp_path}/cow.deb .")
-  for _ in range(2):
-    folder = fetch_package("cow", tmp_path / "cache")
+  folder = fetch_package("cow", tmp_path / "cache")
+  assert fetch_package("cow", tmp_path / "cache") == folder
   assert (folder / "usr/share/cow.ogg").is_file()
   assert (tmp_path / "calls").read_text() == "call\n"
   assert [path.name for path in (tmp_path / "cache/packages").iterdir()] == ["cow"]

@@ -1,4 +1,4 @@
-"""Pictures are cut to their object, recordings levelled and set apart, phrases written; all on data made here."""
+"""Pictures are cut to their object, recordings levelled and set apart, phrases written."""
 
 import io
 import json
