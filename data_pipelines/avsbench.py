@@ -76,7 +76,7 @@ class AVSBench:
     known = {**KNOWN_GROUPS[self.subset], **(marker["broad"] if marker else {})}
     self.broad = tuple(known.get(name, groups.OTHER) for name in self.categories)
     # How a missing log-mel example is filled (`audio.clip_log_mel`).
-    self.log_mel_pad: Literal["last", "zeros"] = "zeros" if self.subset == "AVSS" else "last"
+    self.audio_padding: Literal["last", "zeros"] = "zeros" if self.subset == "AVSS" else "last"
     self.resized = size is not None
     self.size = self._size(size)
     self._warned = False

@@ -155,7 +155,7 @@ def test_pictures_are_resized_when_a_size_is_asked_for(ms3):
 
 def test_avss_pads_to_ten_seconds_and_marks_what_is_real_and_what_is_annotated(avss):
   source = AVSBench(avss.parent, "V2", "train", size=20)
-  assert source.num_classes == 71 and source.seconds == 10 and source.log_mel_pad == "zeros"
+  assert source.num_classes == 71 and source.seconds == 10 and source.audio_padding == "zeros"
   v1s, v1m, v2 = (source.clip(i) for i in range(3))
   assert [c.present.sum() for c in (v1s, v1m, v2)] == [5, 5, 10]
   assert [c.annotated.sum() for c in (v1s, v1m, v2)] == [1, 5, 10]
