@@ -8,11 +8,15 @@ import jax.numpy as jnp
 
 from avs_jax.encoders import mix_transformer
 from avs_jax.encoders.conv_pyramid import ConvPyramid
+from avs_jax.encoders.efficientnet import EfficientNetLite
+from avs_jax.encoders.resnet import ResNet
 from avs_jax.encoders.vggish import VGGish
 from avs_jax.errors import InputError
 
 _VISUAL: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
   **{name: (mix_transformer.MixTransformer, size) for name, size in mix_transformer.SIZES.items()},
+  "resnet50": (ResNet, {}),
+  "efficientnet_lite0": (EfficientNetLite, {}),
   "conv_pyramid": (ConvPyramid, {}),
 }
 _AUDIO: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {"vggish": (VGGish, {})}

@@ -117,7 +117,7 @@ class DepthwiseStep(nn.Module):
 
 
 class MLP(nn.Module):
-  """Two linear layers, a depthwise 3 x 3 between: its zero padding is the network's only sense of position."""
+  """Two linear layers, a depthwise 3 x 3 between: its zero padding is the only sense of position."""
 
   hidden: int
   depthwise: str
