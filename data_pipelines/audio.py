@@ -323,7 +323,7 @@ def _decode_wav(data: bytes, path: Path) -> tuple[Float[np.ndarray, "S channels"
 def _samples(data: bytes, form: tuple[int, int, int, int], path: Path) -> Float[np.ndarray, "S channels"]:
   kind, channels, _, block = form
   width = block // channels if channels else 0
-  if (kind, width) not in {(1, 1), (1, 2), (1, 3), (1, 4), (3, 4), (3, 8)}:
+  if width * channels != block or (kind, width) not in {(1, 1), (1, 2), (1, 3), (1, 4), (3, 4), (3, 8)}:
     raise InputError(
       f"{path}: WAV of format {kind} with {8 * width} bits is not read (PCM of 8 to 32 bits and floats are);"
       " convert it to 16-bit PCM"

@@ -228,6 +228,19 @@ def test_a_broken_wav_is_named_with_what_is_wrong(tmp_path, data, said):
     audio.read_wav(tmp_path / "broken.wav")
 
 
+def test_a_wav_with_any_byte_changed_or_cut_off_reads_or_is_refused(tmp_path):
+  whole, rng, path = riff(NOISE, channels=2), np.random.default_rng(0), tmp_path / "fuzzed.wav"
+  for _ in range(300):
+    data = bytearray(whole[: rng.integers(len(whole) // 4, len(whole) + 1)])
+    for _ in range(rng.integers(0, 3)):
+      data[rng.integers(0, min(len(data), 44))] = rng.integers(0, 256)
+    path.write_bytes(bytes(data))
+    try:
+      assert np.isfinite(audio.read_wav(path)).all()
+    except InputError as error:
+      assert "fuzzed.wav" in str(error)
+
+
 def test_a_missing_wav_is_named(tmp_path):
   with pytest.raises(InputError, match=r"gone\.wav"):
     audio.read_wav(tmp_path / "gone.wav")

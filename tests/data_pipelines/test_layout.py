@@ -9,6 +9,7 @@ import pytest
 from avs_jax.errors import InputError
 from data_pipelines.avsbench import AVSBench
 from data_pipelines.clips import Clip
+from data_pipelines.generated import Generated
 from data_pipelines.layout import file_name, write_layout
 
 
@@ -147,6 +148,20 @@ def test_a_folder_of_other_clips_is_left_alone(tmp_path):
 def test_what_the_layout_cannot_hold_is_refused(tmp_path, source, subset, split, said):
   with pytest.raises(InputError, match=said):
     write_layout(source, tmp_path, subset, split)
+
+
+@pytest.mark.parametrize(
+  ("kind", "subset", "seconds"), [("single", "s4", 5), ("multi", "ms3", 5), ("semantic", "avss", 10)]
+)
+def test_generated_clips_come_back_through_the_real_reader(tmp_path, kind, subset, seconds):
+  source = Generated(kind, "val", 2, size=32, seconds=seconds)
+  write_layout(source, tmp_path, subset, "val")
+  back = AVSBench(tmp_path, subset, "val", size=32)
+  one, two = source.clip(1), back.clip(1)
+  np.testing.assert_array_equal(two.masks, one.masks)
+  np.testing.assert_allclose(two.waveform, one.waveform, atol=1 / 32768)
+  assert np.abs(two.frames.astype(int) - one.frames).mean() < (4 if subset == "avss" else 1e-9)
+  assert back.objects(1) == source.objects(1) and source.title in back.title
 
 
 def test_file_names_are_harmless():
