@@ -6,12 +6,22 @@ from typing import Any
 import numpy as np
 
 from avs_jax.weights.containers import read, read_pickled_tensor
+from avs_jax.weights.storage import convert, load, load_metadata, save
 
-__all__ = ["from_torch", "read", "read_pickled_tensor"]
+__all__ = [
+  "convert", "from_torch", "load", "load_metadata", "read", "read_pickled_tensor", "save", "to_torch_names",
+]  # fmt: skip
 
 
 def from_torch(name: str, state: Mapping[str, np.ndarray], **overrides: Any) -> dict[str, Any]:
-  """Flax variables of the encoder or system `name` from a PyTorch state_dict; see `convert.from_torch`."""
-  from avs_jax.weights import convert  # imports jax, which reading a file does not need
+  """Flax variables of the encoder or system `name` from a PyTorch state_dict; see `placement.from_torch`."""
+  from avs_jax.weights import placement  # imports jax, which reading a file does not need
 
-  return convert.from_torch(name, state, **overrides)
+  return placement.from_torch(name, state, **overrides)
+
+
+def to_torch_names(name: str, **overrides: Any) -> dict[str, tuple[int, ...]]:
+  """The tensors that `from_torch(name, ...)` expects and their shapes; see `placement.to_torch_names`."""
+  from avs_jax.weights import placement
+
+  return placement.to_torch_names(name, **overrides)

@@ -1,6 +1,6 @@
 """Where a published checkpoint's tensor names differ from the Flax paths, written down once per system.
 
-Most names follow one rule (see `convert.torch_name`) and need no entry. A system whose checkpoint calls
+Most names follow one rule (see `placement.torch_name`) and need no entry. A system whose checkpoint calls
 things otherwise adds one `Dialect` to `DIALECTS`; nothing else has to change.
 """
 
@@ -18,7 +18,7 @@ NEVER_WEIGHTS = (
   r"(^|\.)relative_coords_table$",
 )
 # Classifiers of a pre-trained backbone: dropped where the module has none.
-HEADS = (r"^(head|classifier|fc|_fc|tscam_conv|predictor|decode_head|sem_seg_head)\.",)
+HEADS = (r"^(head|classifier|fc|_fc|_conv_head|_bn1|tscam_conv|predictor|decode_head|sem_seg_head)\.",)
 
 
 @dataclasses.dataclass(frozen=True)

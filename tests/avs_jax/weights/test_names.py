@@ -13,6 +13,15 @@ LISTS = [
   *((name, f"{name}.hf_in_memory.json", f"{name}.orig.json") for name in MIX if name.startswith("mit")),
   *((name, f"{name}.timm.json", f"{name}.orig.json") for name in ("pvt_v2_b0", "pvt_v2_b5")),
   ("resnet50", "resnet50.hf.json", "resnet50.torchvision.json"),
+  ("swin_base_w7", "swin_base_w7_224.hf.json", "swin_base_w7_224.orig.json"),
+  ("swin_base_w7", "swin_base_w7_224.hf_in_memory.json", "swin_base_w7_224.orig.json"),
+  ("swin_base_w7", "swin_base_w7_224.timm.json", "swin_base_w7_224.orig.json"),
+  ("swin_base_w12", "swin_base_w12_384.hf.json", "swin_base_w12_384.orig.json"),
+  ("swin_base_w12", "swin_base_w12_384.timm.json", "swin_base_w12_384.orig.json"),
+  ("swin_base_w7", "swin_base_w7_backbone.hf.json", "swin_base_w7_mask2former.orig.json"),
+  ("swin_base_w7", "swin_base_w7_backbone.hf_in_memory.json", "swin_base_w7_mask2former.orig.json"),
+  ("swin_base_w12", "swin_base_w12_backbone.hf.json", "swin_base_w12_mask2former.orig.json"),
+  ("htsat", "htsat_clap_audio.hf.json", "htsat.orig.json"),
 ]
 
 
@@ -25,7 +34,7 @@ def weights(listed):
     key: shape
     for key, shape in listed.items()
     if not key.endswith(("num_batches_tracked", "relative_position_index", "attn_mask"))
-    and not key.startswith(("head.", "fc."))
+    and not key.startswith(("head.", "fc.", "_fc.", "tscam_conv.", "predictor."))
   }
 
 
@@ -44,11 +53,14 @@ def test_every_listed_name_becomes_an_original_one(golden, name, theirs, origina
   assert translated(name, listed, wanted) == wanted
 
 
-@pytest.mark.parametrize("name", ("mit_b0", "pvt_v2_b0", "resnet50", "vggish"))
-def test_original_names_stay_what_they_are(golden, name):
-  kind = "torchvision" if name == "resnet50" else "orig"
-  wanted = weights(shapes(golden(f"backbones/{name}.{kind}.json")))
-  assert translated(name, wanted, wanted) == wanted
+@pytest.mark.parametrize(
+  "listed",
+  ("mit_b0.orig", "pvt_v2_b0.orig", "resnet50.torchvision", "vggish.orig", "swin_base_w7_mask2former.orig")
+  + ("swin_base_w12_384.orig", "htsat.orig", "beats_pretrained.orig", "efficientnet_lite0.orig"),
+)
+def test_original_names_stay_what_they_are(golden, listed):
+  wanted = weights(shapes(golden(f"backbones/{listed}.json")))
+  assert translated(listed, {f"a.{key}": shape for key, shape in wanted.items()}, wanted) == wanted
 
 
 def test_key_and_value_are_joined_in_this_order():
@@ -127,3 +139,61 @@ def test_unknown_spellings_and_names_are_left_alone():
   state = {"a.b": np.zeros(1), "a.num_batches_tracked": np.zeros(())}
   assert names.to_original("resnet50", state, ()).keys() == {"a.b"}
   assert names.to_original("avsbench", state, ()).keys() == {"a.b"}
+
+
+def test_a_dense_swin_from_an_imagenet_classifier_starts_with_plain_norms(golden):
+  wanted = weights(shapes(golden("backbones/swin_base_w7_mask2former.orig.json")))
+  for theirs in ("swin_base_w7_224.orig.json", "swin_base_w7_224.hf.json", "swin_base_w7_224.timm.json"):
+    listed = weights(shapes(golden(f"backbones/{theirs}")))
+    assert translated("swin_base_w7", listed, wanted) == wanted
+  listed = {
+    "patch_embed.proj.weight": np.zeros(1),
+    "patch_embed.norm.weight": np.zeros(8),
+    "norm.weight": np.zeros(64),
+  }
+  state = names.to_original("swin_base_w7", listed, wanted)
+  np.testing.assert_array_equal(state["norm2.weight"], np.ones(32))
+  np.testing.assert_array_equal(state["norm3.bias"], np.zeros(64))
+
+
+def test_swin_of_openmmlab_has_its_merged_channels_put_in_order(golden):
+  wanted = weights(shapes(golden("backbones/swin_base_w7_mask2former.orig.json")))
+  spelt = {"patch_embed.proj": "patch_embed.projection", "layers.": "stages.", ".attn.": ".attn.w_msa."}
+  spelt |= {"mlp.fc1": "ffn.layers.0.0", "mlp.fc2": "ffn.layers.1"}
+  theirs = {}
+  for key, shape in wanted.items():
+    for ours, other in spelt.items():
+      key = key.replace(ours, other)
+    theirs[key] = shape
+  assert translated("swin_base_w7", theirs, wanted) == wanted
+  # A column of theirs is channel*4 + row*2 + column; of the original, phase*C + channel with rows fastest.
+  channels, width = 3, 12
+  theirs = np.array([[c * 4 + row * 2 + col for c in range(channels) for row in (0, 1) for col in (0, 1)]])
+  state = {
+    "patch_embed.projection.weight": theirs,
+    "stages.0.downsample.reduction.weight": theirs.astype(float),
+  }
+  got = names.to_original("swin_base_w7", state, ())["layers.0.downsample.reduction.weight"]
+  phases = ((0, 0), (1, 0), (0, 1), (1, 1))
+  expected = [c * 4 + row * 2 + col for row, col in phases for c in range(channels)]
+  assert got.shape == (1, width)
+  np.testing.assert_array_equal(got[0], expected)
+
+
+def test_query_key_and_value_of_swin_are_joined_in_this_order():
+  state = {"embeddings.patch_embeddings.projection.weight": np.zeros(1)}
+  for value, part in enumerate(("query", "key", "value")):
+    state[f"encoder.layers.0.blocks.0.attention.self.{part}.bias"] = np.full(2, value)
+  joined = names.to_original("swin_base_w7", state, ())["layers.0.blocks.0.attn.qkv.bias"]
+  np.testing.assert_array_equal(joined, [0, 0, 1, 1, 2, 2])
+
+
+def test_weight_norm_of_newer_torch_and_repeated_tables_of_beats_are_understood(golden):
+  wanted = weights(shapes(golden("backbones/beats_pretrained.orig.json")))
+  spelt = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
+  theirs = {}
+  for key, shape in wanted.items():
+    stem, _, leaf = key.rpartition(".")
+    theirs[f"{stem}.{spelt.get(leaf, leaf)}"] = shape
+  once = {k: v for k, v in wanted.items() if not k.endswith("attention_bias.weight") or ".layers.0." in k}
+  assert translated("beats", theirs, once) == once

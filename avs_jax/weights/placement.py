@@ -58,7 +58,7 @@ def to_flax_layout(leaf: str, tensor: np.ndarray, shape: tuple[int, ...]) -> np.
       return None
   if leaf == "kernel" and len(shape) >= 2:
     tensor = np.moveaxis(tensor, (0, 1), (-1, -2)).reshape(shape)
-  return np.ascontiguousarray(tensor, np.float32)
+  return np.asarray(tensor, np.float32, order="C")
 
 
 def _trace(module: Any, *inputs: jax.ShapeDtypeStruct) -> Variables:
@@ -88,6 +88,12 @@ def abstract_variables(name: str, **overrides: Any) -> Variables:
     return _trace(systems.build(name, **overrides), frames, log_mel)
   known = ", ".join((*encoders.NAMES, *systems.NAMES))
   raise InputError(f"'{name}' is neither an encoder nor a system; give one of: {known}.")
+
+
+def _system_names() -> tuple[str, ...]:
+  from avs_jax import systems
+
+  return systems.NAMES
 
 
 def _wanted(name: str, overrides: Mapping[str, Any]) -> Iterator[tuple[str, Path, tuple[int, ...]]]:
@@ -136,7 +142,8 @@ def from_torch(name: str, state: Mapping[str, np.ndarray], **overrides: Any) -> 
   for prefix in rules.optional:
     if not any(key.startswith(prefix) for key in given):
       wanted = {key: place for key, place in wanted.items() if not key.startswith(prefix)}
-  droppable = (*dialects.NEVER_WEIGHTS, *dialects.HEADS, *rules.dead)
+  heads = () if name in _system_names() else dialects.HEADS
+  droppable = (*dialects.NEVER_WEIGHTS, *heads, *rules.dead)
   missing = sorted(wanted.keys() - given.keys())
   unexpected = sorted(key for key in given.keys() - wanted.keys() if not dialects.matches(key, droppable))
   flat: dict[Path, np.ndarray] = {}
@@ -157,8 +164,10 @@ def from_torch(name: str, state: Mapping[str, np.ndarray], **overrides: Any) -> 
     if faulty
   ]
   if faults:
+    settings = ", ".join(f"{key}={value!r}" for key, value in overrides.items())
+    settings = settings if len(settings) < 100 else "the settings given"
     raise InputError(
-      f"the tensors do not fit '{name}' with {overrides or 'its defaults'}; {'; '.join(faults)}; "
+      f"the tensors do not fit '{name}' with {settings or 'its defaults'}; {'; '.join(faults)}; "
       "give the file of this very model or the overrides that it was trained with."
     )
   return traverse_util.unflatten_dict(flat)
