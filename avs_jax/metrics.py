@@ -118,9 +118,14 @@ def frame_counts(
 @jax.jit
 def class_counts(logits: Float[AnyArray, "N H W K"], labels: Num[AnyArray, "N H W"]) -> ClassCounts:
   """Counts of the most likely class (the lowest of equals) against the labels."""
-  count, classes = logits.shape[0], logits.shape[-1]
-  chosen = jnp.argmax(logits, axis=-1).reshape(count, -1)
-  labels = labels.reshape(count, -1).astype(chosen.dtype)
+  return label_counts(jnp.argmax(logits, axis=-1), labels, logits.shape[-1])
+
+
+@functools.partial(jax.jit, static_argnames="classes")
+def label_counts(chosen: Num[AnyArray, "N H W"], labels: Num[AnyArray, "N H W"], classes: int) -> ClassCounts:
+  """Counts of a predicted class per pixel against the labels."""
+  count = chosen.shape[0]
+  chosen, labels = (jnp.asarray(x, jnp.int32).reshape(count, -1) for x in (chosen, labels))
   frame = jnp.arange(count)[:, None]
 
   def histogram(ids: Array, value: Array) -> Array:
@@ -157,6 +162,8 @@ class Tally:
       counted: frames that are present and annotated; the others enter AVSS's published figures only.
       second: place of each frame in its clip; 0, 1, 2 ... if None.
     """
+    if self._kind not in (None, type(counts)):
+      raise InputError("one evaluation mixes binary masks and classes; give either for all clips.")
     index, counted = np.asarray(index), np.asarray(counted, bool)
     if second is None:
       second = np.broadcast_to(np.arange(counted.shape[1]), counted.shape)

@@ -1,0 +1,378 @@
+"""The scoreboard: one table over all sounds, and what its figures were measured with.
+
+`write` makes scoreboard.json, .md and .tex from {sound: figures}; `compare` sets several scoreboards side by
+side. A column bears the name of its metric's family (docs/metrics.md), never a bare "mIoU".
+"""
+
+import datetime
+import functools
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from avs_jax import metrics
+from avs_jax.errors import InputError
+
+NEGATIVES = ("silence", "noise", "offscreen")
+ROW_NAMES = {
+  "positive": "own sound",
+  "silence": "silence",
+  "noise": "noise",
+  "offscreen": "off-screen sound",
+}
+# Which columns a table has: binary masks, classes. Right of the bar: against the empty mask.
+_BINARY = ("iou_frame", "f_max_batch20", "iou_dataset", "f_max_dataset", "f_at_half")
+_CLASSES = (
+  "iou_class_frame", "f_class_frame", "iou_class_dataset", "f_class_dataset",
+  "iou_class_frame_published", "f_class_frame_published",
+)  # fmt: skip
+_AGAINST_EMPTY = ("fpr", "iou_frame_empty", "quiet_frames", "similarity")
+_FLOORS = {
+  "iou_frame": "iou_frame_floor",
+  "f_max_batch20": "f_max_batch20_floor",
+  "f_max_dataset": "f_max_dataset_floor",
+}
+LEGEND = {
+  "iou_frame": "mean over frames of I/U at p > 0.5; empty masks scored by background (AVSBench's mIoU)",
+  "f_max_batch20": "max over 255 thresholds inside each run of 20 frames, then mean (AVSBench's F, 4 clips)",
+  "iou_dataset": "sum of I over sum of U, whole set (CAVP's family); not comparable with iou_frame",
+  "f_max_dataset": "one maximum over thresholds for the whole set",
+  "f_at_half": "F at p > 0.5, frames with an object; no threshold is chosen, floor 0",
+  "iou_class_frame": "per class and frame, mean over frames, then over classes met; padding left out",
+  "f_class_frame": "the same, F",
+  "iou_class_dataset": "per class, sum of I over sum of U (CAVP's family), mean over classes met",
+  "f_class_dataset": "the same, F",
+  "iou_class_frame_published": "as AVSBench-semantic's code: padding counted, classes never met are 0",
+  "f_class_frame_published": "the same, F",
+  "fpr": "share of pixels that are on, whatever the mask (the Robust paper's FPR)",
+  "iou_frame_empty": "IoU against the empty mask, the right answer to a negative sound: share of pixels off",
+  "quiet_frames": "share of frames without a single pixel on",
+  "similarity": "mean agreement of sound and picture, in the guide's opinion",
+}
+
+
+def with_global(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+  """The results with "global" added: the G figures, None unless own sound and all three negatives are there.
+
+  Returns: `g_iou`, `g_f`, `g_fpr` of the published family (iou_frame, f_max_batch20), `g_f_at_half` of the
+    threshold-free F, and `g_iou_bound`, `g_f_bound`, what a perfect model would get (an empty prediction does
+    not score 0, so the bound is below 1).
+  """
+  results = {name: dict(figures) for name, figures in results.items() if name not in ("global", "record")}
+  scores: dict[str, float | None] = dict.fromkeys(
+    ("g_iou", "g_f", "g_fpr", "g_f_at_half", "g_iou_bound", "g_f_bound")
+  )
+  if all(name in results for name in ("positive", *NEGATIVES)):
+    own = results["positive"]
+    is_binary = "iou_frame" in own
+    families = {"g_iou": "iou_frame", "g_f": "f_max_batch20", "g_f_at_half": "f_at_half"}
+    if not is_binary:
+      families = {"g_iou": "iou_class_frame", "g_f": "f_class_frame"}
+    scores["g_fpr"] = sum(results[name]["fpr"] for name in NEGATIVES) / len(NEGATIVES)
+    for target, figure in families.items():
+      scores[target] = _g(own.get(figure), [results[name].get(figure) for name in NEGATIVES])
+    if is_binary:
+      scores["g_iou_bound"] = _g(1.0, [own["iou_frame_floor"]])
+      scores["g_f_bound"] = _g(1.0, [own["f_max_batch20_floor"]])
+  results["global"] = scores
+  return results
+
+
+def _g(positive: float | None, negatives: Sequence[float | None]) -> float | None:
+  if positive is None or any(value is None for value in negatives):
+    return None
+  rows = {str(i): {"iou": value, "f": value, "fpr": 0.0} for i, value in enumerate(negatives)}
+  return metrics.global_scores({"iou": positive, "f": positive}, rows)["g_iou"]
+
+
+def complete_record(record: Mapping[str, Any]) -> dict[str, Any]:
+  """The record with config digest, versions, hardware, commit and date added where it lacks them."""
+  import jax
+
+  record = dict(record)
+  config = record.get("config")
+  if config is not None and "config_digest" not in record:
+    text = json.dumps(config, sort_keys=True, default=str)
+    record["config_digest"] = hashlib.sha256(text.encode()).hexdigest()[:16]
+  packages = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow")
+  record.setdefault("versions", {"python": platform.python_version(), **{p: _version(p) for p in packages}})
+  devices = jax.devices()
+  machine = f"{platform.machine()}, {os.cpu_count()} CPU cores"
+  record.setdefault(
+    "hardware", f"{len(devices)} x {devices[0].device_kind} ({jax.default_backend()}), {machine}"
+  )
+  record.setdefault("commit", commit())
+  record.setdefault("date", datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"))
+  return record
+
+
+def _version(package: str) -> str:
+  try:
+    return importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    return "absent"
+
+
+@functools.cache
+def commit() -> str:
+  """The commit of this program's checkout, "+" appended where files differ from it; "unknown" without one."""
+  here = os.path.dirname(os.path.abspath(__file__))
+
+  def git(*arguments: str) -> str:
+    done = subprocess.run(
+      ["git", "-C", here, *arguments], capture_output=True, text=True, timeout=20, check=True
+    )
+    return done.stdout.strip()
+
+  try:
+    return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+  except (OSError, subprocess.SubprocessError):
+    return "unknown"
+
+
+def table(results: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+  """Header and rows of the scoreboard: own sound, the negatives, their mean, the floor, unseen sounds."""
+  sounds = {name: results[name] for name in results if name not in ("global", "record")}
+  if not sounds:
+    raise InputError("the scoreboard has no sound to show; evaluate at least the clips' own sound.")
+  first = next(iter(sounds.values()))
+  columns = [c for c in (*_BINARY, *_CLASSES, *_AGAINST_EMPTY) if c in first]
+  rows = []
+
+  def add(name: str, figures: Mapping[str, Any], count: str = "") -> None:
+    rows.append([name, *(_number(figures.get(column)) for column in columns), count])
+
+  known = [name for name in ROW_NAMES if name in sounds]
+  for name in known:
+    add(ROW_NAMES[name], sounds[name], f"{sounds[name]['frames']} / {sounds[name]['clips']}")
+  present = [sounds[name] for name in NEGATIVES if name in sounds]
+  if len(present) == len(NEGATIVES):
+    values = {c: [figures.get(c) for figures in present] for c in columns}
+    add("mean of the three", {c: None if None in v else sum(v) / len(v) for c, v in values.items()})
+  if "iou_frame_floor" in first:
+    add("(all-empty prediction)", {c: first.get(floor) for c, floor in _FLOORS.items()} | {"f_at_half": 0.0})
+  for name, figures in sounds.items():
+    if name not in ROW_NAMES:
+      add(name.replace("_", " "), figures, f"{figures['frames']} / {figures['clips']}")
+  return ["sound", *columns, "frames / clips"], rows
+
+
+def _number(value: Any) -> str:
+  return "–" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _global_line(results: Mapping[str, Mapping[str, Any]]) -> str:
+  scores = results["global"]
+  if scores["g_iou"] is None:
+    return "Global scores need the clips' own sound, silence, noise and off-screen sound."
+  line = f"G-mIoU {_number(scores['g_iou'])}, G-F {_number(scores['g_f'])}, G-FPR {_number(scores['g_fpr'])}"
+  if scores["g_f_bound"] is None:
+    return line + " (iou_class_frame, f_class_frame)"
+  bounds = f"G-mIoU {_number(scores['g_iou_bound'])}, G-F {_number(scores['g_f_bound'])}"
+  line = f"{line} (iou_frame, f_max_batch20; a perfect model: {bounds})"
+  return f"{line}; G of f_at_half {_number(scores['g_f_at_half'])}"
+
+
+def _warning(record: Mapping[str, Any]) -> str:
+  if not record.get("is_stand_in"):
+    return ""
+  return (
+    f"STAND-IN DATA: measured on {record.get('data_set')}; these figures say nothing of a published data set."
+  )
+
+
+def _facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+  names = {
+    "title": "run", "data_set": "data", "split": "split", "clips": "clips", "missing_clips": "missing clips",
+    "weights_digest": "weights", "config_digest": "config", "seed": "seed", "hardware": "hardware",
+    "commit": "commit", "date": "date",
+  }  # fmt: skip
+  facts = [(label, str(record[key])) for key, label in names.items() if record.get(key) not in (None, "")]
+  versions = ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items())
+  return [*facts, ("versions", versions)] if versions else facts
+
+
+def markdown(results: Mapping[str, Mapping[str, Any]], record: Mapping[str, Any]) -> str:
+  """The scoreboard as Markdown."""
+  header, rows = table(results)
+  lines = [f"# {record.get('title') or 'Scoreboard'}: {record.get('data_set', 'data set not named')}", ""]
+  if _warning(record):
+    lines += [f"**{_warning(record)}**", ""]
+  lines += _markdown_table(header, rows)
+  lines += ["", _global_line(results), ""]
+  lines += [
+    "Under silence, noise and off-screen sound the columns before `fpr` are taken against the object's"
+  ]
+  lines += [
+    "own mask and should be LOW; `iou_frame_empty` and `quiet_frames` are taken against the empty mask,"
+  ]
+  lines += ["the right answer there, and should be HIGH. All figures are fractions.", ""]
+  lines += [f"- `{name}`: {LEGEND[name]}" for name in header if name in LEGEND]
+  lines += [
+    "",
+    "| measured with | |",
+    "|---|---|",
+    *(f"| {label} | {value} |" for label, value in _facts(record)),
+  ]
+  return "\n".join(lines) + "\n"
+
+
+def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+  lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
+  return lines + ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def _escape(text: str) -> str:
+  for plain, escaped in (("\\", r"\textbackslash "), ("–", "--"), *((c, "\\" + c) for c in "_%&#${}")):
+    text = text.replace(plain, escaped)
+  return text
+
+
+def _latex_table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
+  lines = ["% needs \\usepackage{booktabs}", "\\begin{table}", "\\centering", "\\small"]
+  lines += [f"\\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}", "\\toprule"]
+  lines += [" & ".join(_escape(cell) for cell in header) + " \\\\", "\\midrule"]
+  lines += [" & ".join(_escape(cell) for cell in row) + " \\\\" for row in rows]
+  return "\n".join(
+    [*lines, "\\bottomrule", "\\end{tabular}", f"\\caption{{{_escape(caption)}}}", "\\end{table}", ""]
+  )
+
+
+def latex(results: Mapping[str, Mapping[str, Any]], record: Mapping[str, Any]) -> str:
+  """The scoreboard as a LaTeX table (booktabs); a stand-in's name is in the caption."""
+  facts = "; ".join(f"{label} {value}" for label, value in _facts(record) if label != "versions")
+  caption = " ".join(part for part in (_warning(record), _global_line(results) + ".", facts + ".") if part)
+  return _latex_table(*table(results), caption)
+
+
+def print_table(results: Mapping[str, Mapping[str, Any]], record: Mapping[str, Any] | None = None) -> None:
+  """Prints the scoreboard in columns."""
+  record, results = record or {}, with_global(results)
+  header, rows = table(results)
+  widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+  print(_warning(record) or f"data: {record.get('data_set', 'not named')}")
+  for row in [header, *rows]:
+    print(
+      "  ".join(
+        cell.ljust(w) if i == 0 else cell.rjust(w)
+        for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+      )
+    )
+  print(_global_line(results), flush=True)
+
+
+def _save(path: str, text: str) -> str:
+  """Writes a whole file or none."""
+  with open(path + ".part", "w", encoding="utf-8") as file:
+    file.write(text)
+  os.replace(path + ".part", path)
+  return path
+
+
+def _finite(value: Any) -> Any:
+  """JSON has no nan: it becomes null, numpy numbers become plain ones."""
+  if isinstance(value, Mapping):
+    return {str(key): _finite(item) for key, item in value.items()}
+  if isinstance(value, list | tuple):
+    return [_finite(item) for item in value]
+  if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+    value = value.item()
+  return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write(
+  folder: str, results: Mapping[str, Mapping[str, Any]], record: Mapping[str, Any], *, show: bool = True
+) -> dict[str, str]:
+  """Writes scoreboard.json, scoreboard.md and scoreboard.tex into `folder`, and prints the table.
+
+  Args:
+    results: {sound: figures of `metrics.summarise` or `summarise_classes`}; positive, silence, noise,
+      offscreen, and any further name for an unseen sound.
+    record: `title`, `data_set`, `is_stand_in`, `split`, `clips`, `config`, `weights_digest`, `seed`; what
+      `complete_record` can find out is added.
+
+  Returns: {"json", "md", "tex": path}.
+  """
+  os.makedirs(folder, exist_ok=True)
+  results, record = with_global(_finite(results)), complete_record(record)
+  whole = _finite({"record": record, **results})
+  texts = {
+    "json": json.dumps(whole, indent=1, default=str) + "\n",
+    "md": markdown(results, record),
+    "tex": latex(results, record),
+  }
+  if show:
+    print_table(results, record)
+  return {kind: _save(os.path.join(folder, f"scoreboard.{kind}"), text) for kind, text in texts.items()}
+
+
+def read(folder: str) -> dict[str, Any] | None:
+  """What scoreboard.json holds: {sound: figures}, "global" and "record"; None where there is no such file."""
+  path = os.path.join(folder, "scoreboard.json")
+  if not os.path.exists(path):
+    return None
+  try:
+    with open(path, encoding="utf-8") as file:
+      return json.load(file)
+  except ValueError as error:
+    raise InputError(f"{path} is not whole ({error}); delete it and evaluate again.") from None
+
+
+def compare(
+  folder: str, scoreboards: Mapping[str, Mapping[str, Any]], *, show: bool = True
+) -> dict[str, str]:
+  """One row per run: own sound, active area under each negative sound, and the global scores.
+
+  Args:
+    scoreboards: {name of the row: what `read` gives}. All must be measured on one data set.
+
+  Returns: {"md", "tex", "json": path} of comparison.* in `folder`.
+  """
+  if not scoreboards:
+    raise InputError("there is no scoreboard to compare; evaluate at least one run first.")
+  records = {name: board.get("record", {}) for name, board in scoreboards.items()}
+  measured = {
+    name: (record.get("data_set"), record.get("split"), record.get("clips"))
+    for name, record in records.items()
+  }
+  if len(set(measured.values())) > 1:
+    listed = "; ".join(
+      f"{name}: {data} {split}, {clips} clips" for name, (data, split, clips) in measured.items()
+    )
+    raise InputError(f"these scoreboards are of different data and cannot share a table ({listed}).")
+  is_binary = "iou_frame" in next(iter(scoreboards.values())).get("positive", {"iou_frame": 0})
+  own = ("iou_frame", "f_max_batch20", "f_at_half") if is_binary else ("iou_class_frame", "f_class_frame")
+  header = ["run", *(f"own {name}" for name in own), *(f"fpr {ROW_NAMES[name]}" for name in NEGATIVES)]
+  globals_ = ("g_iou", "g_f", "g_fpr", "g_f_at_half") if is_binary else ("g_iou", "g_f", "g_fpr")
+  header += [*globals_, "seed", "weights"]
+  rows = []
+  for name, board in scoreboards.items():
+    scores = with_global(board)["global"]
+    rows.append([
+      name.replace("_", " "),
+      *(_number(board.get("positive", {}).get(figure)) for figure in own),
+      *(_number(board.get(sound, {}).get("fpr")) for sound in NEGATIVES),
+      *(_number(scores[figure]) for figure in globals_),
+      str(records[name].get("seed", "–")),
+      str(records[name].get("weights_digest", "–"))[:12],
+    ])  # fmt: skip
+  record = next(iter(records.values()))
+  note = "Own sound: higher is better; fpr and g_fpr: lower is better; the other g: higher is better."
+  lines = [f"# Comparison on {record.get('data_set', 'a data set not named')}", ""]
+  lines += [f"**{_warning(record)}**", ""] if _warning(record) else []
+  text = "\n".join([*lines, *_markdown_table(header, rows), "", note]) + "\n"
+  if show:
+    print(text, flush=True)
+  os.makedirs(folder, exist_ok=True)
+  texts = {
+    "md": text,
+    "tex": _latex_table(header, rows, f"{_warning(record) or record.get('data_set', '')} {note}"),
+    "json": json.dumps(_finite(scoreboards), indent=1, default=str) + "\n",
+  }
+  return {kind: _save(os.path.join(folder, f"comparison.{kind}"), text) for kind, text in texts.items()}
