@@ -5,10 +5,12 @@ python run.py --mode=eval --workdir=runs/quickstart
 """
 
 import json
+import logging
 import os
 import sys
 
-from absl import app, flags, logging
+import absl.logging
+from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from avs_jax.errors import InputError
@@ -103,11 +105,18 @@ def main(arguments: list[str]) -> None:
   elif _MODE.value == "check":
     from data_pipelines.check import check
 
-    raise SystemExit(check(config))
+    raise SystemExit(check(config, workdir))
 
 
 def run(arguments: list[str]) -> None:
-  logging.set_verbosity(logging.INFO)
+  absl.logging.set_verbosity(absl.logging.WARNING)  # Orbax and Grain tell much
+  handler = logging.StreamHandler()
+  handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+  for package in ("avs_jax", "data_pipelines"):
+    logger = logging.getLogger(package)
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    logger.propagate = False
   try:
     main(arguments)
   except InputError as error:

@@ -6,6 +6,7 @@ Layout under the work directory:
 Orbax writes each folder under a temporary name and renames it last, so a kill leaves no half checkpoint.
 """
 
+import logging
 import os
 import zlib
 from collections.abc import Mapping
@@ -14,10 +15,11 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
 from flax import traverse_util
 
 from avs_jax.errors import InputError
+
+log = logging.getLogger(__name__)
 
 Tree = Any
 
@@ -113,7 +115,7 @@ class Checkpoints:
         raise
       except Exception as error:  # noqa: BLE001  orbax and tensorstore raise many kinds for a broken file
         reason = " ".join(str(error).split())[:200]
-        logging.warning("%s: checkpoint %d is unreadable (%s); trying the one before", self.folder, step, reason)
+        log.warning("%s: checkpoint %d is unreadable (%s); trying the one before", self.folder, step, reason)
     if steps:
       raise InputError(
         f"{self.folder}: none of the checkpoints {steps} can be read; move the folder away to start anew."
@@ -126,9 +128,9 @@ class Checkpoints:
     abstract = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)), target
     )
-    state = self.manager.restore(
-      step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-    )["state"]
+    state = self.manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))[
+      "state"
+    ]
     found = digest(state)
     wrong = [name for name, value in found.items() if meta["digest"].get(name) != value]
     if wrong:
@@ -146,7 +148,7 @@ class Checkpoints:
         return state, both["meta"]
       except Exception as error:  # noqa: BLE001  as in `restore`
         reason = " ".join(str(error).split())[:200]
-        logging.warning("%s: checkpoint %d is unreadable (%s)", self.folder, step, reason)
+        log.warning("%s: checkpoint %d is unreadable (%s)", self.folder, step, reason)
     return None
 
   def _check_shapes(self, step: int, target: Tree, saved: Mapping[str, int]) -> None:
@@ -165,7 +167,7 @@ class Checkpoints:
       try:
         return self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
       except Exception:  # noqa: BLE001  broken: the one before it may be whole
-        logging.warning("%s: the meta of checkpoint %d is unreadable", self.folder, step)
+        log.warning("%s: the meta of checkpoint %d is unreadable", self.folder, step)
     return None
 
   def close(self) -> None:

@@ -1,21 +1,23 @@
 """Judging a model: every clip of a split under four sounds, the scoreboard, and the pictures."""
 
 import dataclasses
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from avs_jax import metrics, report, score
 from avs_jax import mesh as meshes
+from avs_jax import metrics, report
 from avs_jax.errors import InputError
 from avs_jax.step import make_predict_step
 from avs_jax.types import Batch, Condition, Outputs
+
+log = logging.getLogger(__name__)
 
 Predict = Callable[[Mapping[str, Any], Batch], Outputs]
 
@@ -109,6 +111,8 @@ def four_sounds(
     condition = condition_of(name)
     save = None
     if config.eval.save_masks:
+      from avs_jax import score
+
       folder = os.path.join(workdir, "masks")
 
       def save(clip: int, maps: np.ndarray, name: str = name, folder: str = folder) -> None:
@@ -153,7 +157,7 @@ def evaluate(config: Any, workdir: str) -> dict[str, Any]:
   variables = load_variables(workdir)
   source = sources.build(config, config.eval.split, limit=config.eval.test_clips)
   mesh = meshes.make_mesh(config.eval.batch)
-  logging.info("evaluating %d clips of %s under %s", len(source), source.title, ", ".join(config.eval.conditions))
+  log.info("evaluating %d clips of %s under %s", len(source), source.title, ", ".join(config.eval.conditions))
   seen = four_sounds(config, model, variables, source, mesh, workdir)
   results = {name: each.figures for name, each in seen.items()}
   if jax.process_index() == 0:
@@ -161,6 +165,21 @@ def evaluate(config: Any, workdir: str) -> dict[str, Any]:
     report.write(workdir, results, record)
     draw(config, source, seen, workdir)
   return results
+
+
+def score_folder(config: Any, folder: str | None, workdir: str) -> dict[str, Any]:
+  """Scores masks that any program wrote, against the split that the config names; needs no model.
+
+  Raises:
+    InputError: no folder, clips without masks, masks of another size.
+  """
+  from avs_jax import score
+  from data_pipelines import sources
+
+  if not folder:
+    raise InputError("--mode=score needs --input=FOLDER with a sub-folder of masks for each sound.")
+  source = sources.build(config, config.eval.split, limit=config.eval.test_clips)
+  return score.score(folder, source, workdir, allow_missing=config.data.allow_missing)
 
 
 def run_record(config: Any, source: Any, variables: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import time
@@ -10,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-from absl import logging
+
+log = logging.getLogger(__name__)
 
 _NOTE = """\
 What is in this folder
@@ -51,7 +53,7 @@ class Logbook:
       file.write(_NOTE)
 
   def say(self, text: str) -> None:
-    logging.info("%s", text)
+    log.info("%s", text)
     if self.is_writer:
       with open(os.path.join(self.workdir, "log.txt"), "a") as file:
         file.write(time.strftime("%Y-%m-%d %H:%M:%S ") + text + "\n")
@@ -113,7 +115,9 @@ class Logbook:
     numbers = {f"val_{k}": v for k, v in figures.items() if isinstance(v, int | float)}
     self.write(step, numbers)
     shown = " ".join(
-      f"{k} {v:.4f}" for k, v in figures.items() if k in self.config.eval.metric or k in ("iou_frame", "f_at_half", "fpr")
+      f"{k} {v:.4f}"
+      for k, v in figures.items()
+      if k in self.config.eval.metric or k in ("iou_frame", "f_at_half", "fpr")
     )
     self.say(f"step {step}/{self.steps} validation, own sound: {shown}")
     self.last, self.waited = (time.monotonic(), step), 0.0
@@ -141,7 +145,7 @@ class Logbook:
 
 
 def duration(seconds: float) -> str:
-  """"1:02:03" or "2:03"."""
+  """ "1:02:03" or "2:03"."""
   minutes, second = divmod(int(seconds), 60)
   hour, minute = divmod(minutes, 60)
   return f"{hour}:{minute:02d}:{second:02d}" if hour else f"{minute}:{second:02d}"

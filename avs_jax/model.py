@@ -1,12 +1,12 @@
 """From a config to a module, its starting weights and its objective."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
-from absl import logging
 from flax import traverse_util
 
 from avs_jax import encoders, losses, systems
@@ -15,6 +15,8 @@ from avs_jax.errors import InputError
 from avs_jax.initialise import initialise
 from avs_jax.step import Objective
 from avs_jax.types import Batch, Outputs
+
+log = logging.getLogger(__name__)
 
 
 def build_model(config: Any) -> nn.Module:
@@ -96,11 +98,13 @@ def place(variables: dict, loaded: Mapping[str, Any], prefix: tuple[str, ...], o
     for path, value in traverse_util.flatten_dict(tree).items():
       full = (*prefix, *path)
       if full not in target:
-        raise InputError(f"{origin}: holds {'/'.join(path)}, which the model has not under {'/'.join(prefix)}.")
+        raise InputError(
+          f"{origin}: holds {'/'.join(path)}, which the model has not under {'/'.join(prefix)}."
+        )
       target[full] = np.asarray(value, target[full].dtype)
       count += 1
     variables[collection] = traverse_util.unflatten_dict(target)
-  logging.info("loaded %d arrays from %s into %s", count, origin, "/".join(prefix) or "the system")
+  log.info("loaded %d arrays from %s into %s", count, origin, "/".join(prefix) or "the system")
 
 
 def adopt(variables: dict, found: Mapping[str, Any], origin: str) -> None:
@@ -123,7 +127,7 @@ def adopt(variables: dict, found: Mapping[str, Any], origin: str) -> None:
     variables[collection] = traverse_util.unflatten_dict(target)
   if not taken:
     raise InputError(f"init.run={origin}: no parameter there has a name and shape of this model.")
-  logging.info("took %d arrays from %s; %d of this model start fresh", taken, origin, skipped)
+  log.info("took %d arrays from %s; %d of this model start fresh", taken, origin, skipped)
 
 
 def strip(path: tuple[str, ...]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import math
 import os
 import signal
@@ -12,7 +13,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 from flax import traverse_util
 
 from avs_jax import mesh as meshes
@@ -24,6 +24,8 @@ from avs_jax.logbook import Logbook
 from avs_jax.model import build_model, build_objective, starting_variables
 from avs_jax.step import TrainState, make_predict_step, make_train_step
 from avs_jax.types import Batch, Condition
+
+log = logging.getLogger(__name__)
 
 
 def train(config: Any, workdir: str) -> TrainState:
@@ -97,7 +99,7 @@ def train(config: Any, workdir: str) -> TrainState:
   best_score = -math.inf
   if restored is not None:
     state, meta = restored
-    feed.check_state(config, meta["data"])
+    feed.check_state(config, source, meta["data"])
     best_score = meta["best_score"] if meta["best_score"] is not None else -math.inf
     book.resumed(int(state.step))
 
@@ -110,7 +112,7 @@ def train(config: Any, workdir: str) -> TrainState:
 
   def save(step: int) -> None:
     meta = {
-      "data": feed.state(config, step),
+      "data": feed.state(config, source, step),
       "best_score": None if best_score == -math.inf else best_score,
       "config": json.loads(config.to_json_best_effort()),
     }
@@ -142,7 +144,7 @@ def train(config: Any, workdir: str) -> TrainState:
       if stop.is_set:
         checkpoints.wait()
         best.wait()
-        logging.warning("stopped by a signal at step %d; the same command goes on from here.", step)
+        log.warning("stopped by a signal at step %d; the same command goes on from here.", step)
         raise SystemExit(0)
   checkpoints.wait()
   best.wait()
@@ -199,7 +201,9 @@ def validate(
   batches = feed.evaluation(config, source, Condition.POSITIVE)
   figures = judge(predict, count, state.variables, batches, mesh, describe="validation").figures
   if config.eval.metric not in figures or figures[config.eval.metric] is None:
-    raise InputError(f"eval.metric={config.eval.metric!r} is not measured here; choose from {', '.join(figures)}.")
+    raise InputError(
+      f"eval.metric={config.eval.metric!r} is not measured here; choose from {', '.join(figures)}."
+    )
   return figures
 
 

@@ -5,6 +5,7 @@ Ours, not a paper's. Picture and sound are compared with the SAME class prototyp
 embeddings of one class lie near each other.
 """
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import logging
 from jaxtyping import Array, Bool, Float
 from tqdm import trange
 
@@ -26,6 +26,8 @@ from avs_jax.initial import constant, normal, torch_default
 from avs_jax.initialise import initialise
 from avs_jax.model import adopt, example_inputs
 from avs_jax.types import Batch
+
+log = logging.getLogger(__name__)
 
 _SCALE = 16.0  # initial inverse temperature of the cosine to the prototypes; ours
 
@@ -171,7 +173,7 @@ def _train(
       if number % 50 == 49 or number == config.warmup.steps - 1:
         shown = {name: round(float(value), 3) for name, value in figures.items()}
         bar.set_postfix(shown)
-        logging.info("warm-up step %d/%d %s", number + 1, config.warmup.steps, shown)
+        log.info("warm-up step %d/%d %s", number + 1, config.warmup.steps, shown)
   finally:
     batches.close()
   if not np.isfinite(float(figures["loss"])):

@@ -1,8 +1,59 @@
 """The settings every config starts from: AVSBench's recipe, and where data lie (a flag, never a path)."""
 
+import copy
 import os
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+# Settings that only one system has; `select_system` puts them into `config.model`.
+SYSTEMS = {
+  "avsbench": {
+    "width": 256,
+    "tpavi_stages": (1, 2, 3, 4),
+    "tpavi_modes": ("va",),
+    "group_seconds": placeholder(int),
+  },
+}
+
+
+def select_system(config: ConfigDict, name: str) -> None:
+  """Sets `config.model.system` and gives it that system's own settings at the paper's values.
+
+  Raises:
+    ValueError: there is no such system.
+  """
+  if name not in SYSTEMS:
+    raise ValueError(f"there is no system {name!r}; choose one of {', '.join(SYSTEMS)}.")
+  with config.unlocked():
+    for key in {key for settings in SYSTEMS.values() for key in settings}:
+      if key in config.model:
+        del config.model[key]
+    config.model.system = name
+    config.model.update(copy.deepcopy(SYSTEMS[name]))
+
+
+def from_json(saved: dict, origin: str) -> ConfigDict:
+  """The config that a run wrote beside its checkpoints. Raises ValueError where a key is unknown today."""
+  config = get_config()
+  if "model" in saved:
+    select_system(config, saved["model"]["system"])
+  _fill(config, saved, origin)
+  return config
+
+
+def _fill(config: ConfigDict, saved: dict, origin: str) -> None:
+  free = ("visual_args", "audio_args", "multipliers", "freeze_epochs", "variants")
+  for key, value in saved.items():
+    if key not in config:
+      raise ValueError(f"{origin}: the setting {key!r} is unknown to this version.")
+    if key in free and isinstance(value, dict):
+      config[key] = ConfigDict(value)
+    elif isinstance(value, dict):
+      _fill(config[key], value, f"{origin}: {key}")
+    else:
+      with config.ignore_type():
+        config[key] = tuple(value) if isinstance(value, list) else value
 
 
 def get_config() -> ConfigDict:
@@ -27,8 +78,9 @@ def get_config() -> ConfigDict:
   config.data.cache_mb = 2048
   config.data.threads = 2
   config.data.workers = 0
-  config.data.flip = False
   config.data.media_cache = os.environ.get("AVS_MEDIA_CACHE", "")
+
+  config.prepare = ConfigDict({"form": "array_record"})  # or layout: AVSBench's files
 
   config.negatives = ConfigDict()
   config.negatives.fraction = 0.0  # share of training pairs with a sound that is not the picture's
@@ -45,18 +97,28 @@ def get_config() -> ConfigDict:
   config.noising.steps = 1000
   config.noising.max_step = 100  # t is drawn from 1 to this
   config.noising.share = 0.5  # of the clips
-  config.noising.augment = False  # gain, equaliser, shift, pitch, masking of training sound
+  config.noising.mix_snr_db = ()  # (low, high): noise mixed into training sound at so many dB
+
+  config.augment = ConfigDict()  # changes of training clips; the papers use none
+  config.augment.gain_db = 0.0
+  config.augment.equaliser_db = 0.0
+  config.augment.shift_s = 0.0
+  config.augment.pitch = 0.0
+  config.augment.reverberation = 0.0
+  config.augment.mask_bands = 0
+  config.augment.mask_frames = 0
+  config.augment.flip = False
+  config.augment.crop = 1.0
 
   config.model = ConfigDict()
   config.model.system = "avsbench"
   config.model.visual = "pvt_v2_b5"
   config.model.audio = "vggish"
-  config.model.visual_args = ConfigDict(convert_dict=True)
-  config.model.audio_args = ConfigDict(convert_dict=True)
+  config.model.visual_args = ConfigDict()
+  config.model.audio_args = ConfigDict()
   config.model.num_classes = 1
   config.model.dtype = "float32"
   config.model.remat = False
-  config.model.args = ConfigDict()  # the system's own settings, e.g. width, tpavi_stages
 
   config.debias = ConfigDict()
   config.debias.guide = "none"  # none, cosine, cosine_calibrated, euclidean, concat
@@ -75,7 +137,21 @@ def get_config() -> ConfigDict:
   config.warmup.lr = 1e-3
   config.warmup.folder = ""  # where it is kept and found again; empty: in the work directory
 
-  config.loss = ConfigDict({"name": "ms3", "matching": "none", "matching_weight": 0.5, "dice": 0.0})
+  config.loss = ConfigDict()  # weights of the parts, see losses.objective
+  config.loss.name = "ms3"
+  config.loss.bce = 1.0
+  config.loss.cross_entropy = 0.0
+  config.loss.dice = 0.0
+  config.loss.soft_iou = 0.0
+  config.loss.focal = 0.0
+  config.loss.mix_dice = 0.0
+  config.loss.clamp = False
+  config.loss.matching = "none"  # none, kl, euclidean, cosine
+  config.loss.matching_weight = 0.0
+  config.loss.matching_normalise = False
+  config.loss.matching_threshold = False
+  config.loss.matching_pooling = "avg"  # avg, max
+  config.loss.matching_target = "audio"  # audio, neighbour
 
   config.optimizer = ConfigDict()
   config.optimizer.name = "adam"
@@ -103,6 +179,7 @@ def get_config() -> ConfigDict:
   config.eval.every_epochs = 1.0
   config.eval.from_epoch = 0
   config.eval.batch = 4
+  config.eval.metric = "iou_frame"  # validation figure that picks the best checkpoint
   config.eval.clips = 0  # validation clips, 0: all
   config.eval.test_clips = 0  # test clips, 0: all
   config.eval.split = "test"
@@ -116,5 +193,6 @@ def get_config() -> ConfigDict:
   config.log.checkpoint_minutes = 5.0
   config.log.keep = 2
 
-  config.variants = ConfigDict()  # name -> {dotted key: value}: trained one after the other, compared
+  config.variants = ConfigDict()  # name -> the settings in which it differs: trained in turn, compared
+  select_system(config, "avsbench")
   return config.lock()

@@ -1,11 +1,12 @@
 """From a config to a data set: a real one at `data.root`, or the stand-in, which is said loudly."""
 
+import logging
 from typing import Any
-
-from absl import logging
 
 from avs_jax.errors import InputError
 from data_pipelines.clips import Source
+
+log = logging.getLogger(__name__)
 
 SUBSETS = {"s4": "single", "ms3": "multi", "avss": "semantic"}
 
@@ -27,7 +28,7 @@ def build(config: Any, split: str, *, limit: int = 0) -> Source:
     source = _real(data, split)
   else:
     source = _stand_in(config, split)
-    logging.warning(
+    log.warning(
       "data.root is empty: %s uses %s; its figures say nothing of %s.", split, source.title, data.name.upper()
     )
   if limit and limit < len(source):
@@ -67,7 +68,13 @@ def _stand_in(config: Any, split: str) -> Source:
     from data_pipelines.real_media import RealMedia
 
     return RealMedia(
-      subset, split, count, size=data.size, seconds=data.seconds, seed=data.seed, cache_dir=data.media_cache or None
+      subset,
+      split,
+      count,
+      size=data.size,
+      seconds=data.seconds,
+      seed=data.seed,
+      cache_dir=data.media_cache or None,
     )
   raise InputError(f"data.stand_in={data.stand_in!r} is unknown; choose generated or real_media.")
 

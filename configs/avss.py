@@ -1,0 +1,35 @@
+"""AVSBench-semantic (AVSS, 71 classes, ten seconds), the paper's recipe: PVT-v2-B5, TPAVI in groups of five.
+
+Row aimed at: "Audio-Visual Segmentation with Semantics" (Zhou et al.), AVSS, PVT-v2: mIoU .298, F .352.
+Our number: none; neither the data set nor the pretrained weights can be had where this was written.
+Settings: Adam 1e-4 constant, batch 4, 60 epochs, cross entropy + 0.5 KL matching, validation from epoch 16
+every second epoch.
+
+  python run.py --config=configs/avss.py --workdir=runs/avss --config.data.root=$AVS_DATA_ROOT
+    --config.init.visual=pvt_v2_b5.pth --config.init.audio=vggish-10086976.pth
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """`arg`: name of a system, default avsbench."""
+  config = common.get_config()
+  if arg:
+    common.select_system(config, arg)
+  config.title = f"AVSS {config.model.system}"
+  config.data.name = "avss"
+  config.data.seconds = 10
+  config.model.num_classes = 71
+  config.loss.name = "avss"
+  config.loss.bce = 0.0
+  config.loss.cross_entropy = 1.0
+  config.loss.matching = "kl"
+  config.loss.matching_weight = 0.5
+  config.schedule.epochs = 60
+  config.eval.every_epochs = 2.0
+  config.eval.from_epoch = 16
+  config.eval.metric = "iou_class_frame_published"
+  return config.lock()

@@ -1,0 +1,28 @@
+"""AVSBench MS3 (multiple sources), the paper's recipe: PVT-v2-B5, TPAVI at four stages.
+
+Row aimed at: AVSBench (Zhou et al., ECCV 2022), MS3, PVT-v2: iou_frame .540, f_max_batch20 .645.
+Our number: none; neither the data set nor the pretrained weights can be had where this was written.
+Settings: Adam 1e-4 constant, batch 4, 30 epochs, no augmentation, VGGish frozen, BCE + 0.5 KL matching at
+all four stages (summed over frames, as published).
+
+  python run.py --config=configs/ms3.py --workdir=runs/ms3 --config.data.root=$AVS_DATA_ROOT
+    --config.init.visual=pvt_v2_b5.pth --config.init.audio=vggish-10086976.pth
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """`arg`: name of a system, default avsbench."""
+  config = common.get_config()
+  if arg:
+    common.select_system(config, arg)
+  config.title = f"MS3 {config.model.system}"
+  config.data.name = "ms3"
+  config.loss.name = "ms3"
+  config.loss.matching = "kl"
+  config.loss.matching_weight = 0.5
+  config.schedule.epochs = 30
+  return config.lock()

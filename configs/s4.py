@@ -1,0 +1,25 @@
+"""AVSBench S4 (single source), the paper's recipe: PVT-v2-B5, TPAVI at four stages, first frame annotated.
+
+Row aimed at: AVSBench (Zhou et al., ECCV 2022), S4, PVT-v2: iou_frame .787, f_max_batch20 .879.
+Our number: none; neither the data set nor the pretrained weights can be had where this was written.
+Settings: Adam 1e-4 constant, batch 4, 15 epochs, no augmentation, VGGish frozen, BCE on the first frame.
+
+  python run.py --config=configs/s4.py --workdir=runs/s4 --config.data.root=$AVS_DATA_ROOT
+    --config.init.visual=pvt_v2_b5.pth --config.init.audio=vggish-10086976.pth
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """`arg`: name of a system, default avsbench."""
+  config = common.get_config()
+  if arg:
+    common.select_system(config, arg)
+  config.title = f"S4 {config.model.system}"
+  config.data.name = "s4"
+  config.loss.name = "s4"
+  config.schedule.epochs = 15
+  return config.lock()

@@ -1,0 +1,29 @@
+"""Half a minute on a CPU with generated clips: what tests and notebooks run. No figure of it means anything.
+
+python run.py --config=configs/tiny.py --workdir=runs/tiny
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """`arg`: name of a system, default avsbench."""
+  config = common.get_config()
+  if arg:
+    common.select_system(config, arg)
+  config.title = "tiny"
+  config.data.name = "s4"
+  config.data.size = 32
+  config.data.clips = ConfigDict({"train": 16, "val": 4, "test": 4})
+  config.model.visual = "conv_pyramid"
+  config.model.visual_args = ConfigDict({"width": 4})
+  config.model.audio_args = ConfigDict({"width": 1 / 32})
+  config.model.width = 16
+  config.optimizer.frozen = ()
+  config.optimizer.lr = 1e-3
+  config.schedule.epochs = 2
+  config.eval.pictures = 1
+  config.log.every_steps = 2
+  return config.lock()

@@ -1,0 +1,132 @@
+"""From a config to streams of batches: training, labelled (warm-up) and evaluation under one sound."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from data_pipelines import loader, negatives
+from data_pipelines.clips import Source
+from data_pipelines.noising import Augment, Diffusion, Noising
+
+# Noise of a training pair: its own seed, so that the sounds of an evaluation never depend on training.
+_TRAINING_STREAM = 1
+
+
+def noise_recordings(config: Any, split: str) -> dict[str, np.ndarray]:
+  """Recorded noise of the real-media stand-in (other kinds in training and in evaluation); else none."""
+  if config.data.root or config.data.stand_in != "real_media":
+    return {}
+  from data_pipelines import real_media
+
+  found = real_media.noise_recordings(
+    "train" if split == "train" else "test", config.data.media_cache or None
+  )
+  return {f"recording {number}": sound for number, sound in enumerate(found)}
+
+
+def negative_pairs(config: Any, split: str) -> negatives.Negatives:
+  """How negative sounds of a split are made. Evaluation is seeded by the data, training by the run."""
+  settings, recordings = config.negatives, noise_recordings(config, split)
+  kinds = negatives.Negatives.noise_kinds + (("recorded",) * 2 if recordings else ())
+  training = split == "train"
+  return negatives.Negatives(
+    fraction=settings.fraction if training else 0.0,
+    silence=settings.silence,
+    noise=settings.noise,
+    offscreen=settings.offscreen,
+    seed=2 * config.seed + _TRAINING_STREAM if training else 2 * config.data.seed,
+    noise_kinds=kinds,
+    recordings=recordings,
+    noise_format="bytes" if settings.front_end == "as_published" else "float",
+  )
+
+
+def noising(config: Any) -> Noising | None:
+  """Diffusion noise and mixed-in noise of training sounds, as `config.noising` says."""
+  settings = config.noising
+  if settings.where == "none" and not settings.mix_snr_db:
+    return None
+  diffusion = None
+  if settings.where != "none":
+    diffusion = Diffusion(settings.schedule, settings.steps, settings.beta_start, settings.beta_end)
+  return Noising(
+    share=settings.share,
+    diffusion=diffusion,
+    where=settings.where if diffusion else "log_mel",
+    steps=(1, settings.max_step),
+    snr_db=tuple(settings.mix_snr_db) or None,
+    recordings=noise_recordings(config, "train"),
+  )
+
+
+def augmentation(config: Any) -> Augment | None:
+  """Random changes of training clips, as `config.augment` says; none where all are off."""
+  chosen = Augment(**config.augment.to_dict())
+  off = Augment(gain_db=0, equaliser_db=0, shift_s=0, reverberation=0, mask_bands=0, mask_frames=0)
+  return None if dataclasses.asdict(chosen) == dataclasses.asdict(off) else chosen
+
+
+def training(
+  config: Any, source: Source, start: int = 0, *, is_labelled: bool = False
+) -> loader.BatchIterator:
+  """Batches of this process from number `start` on; each a pure function of the seed and its number."""
+  settings = config.data
+  batches = loader.train_batches(
+    source,
+    batch=config.warmup.batch if is_labelled else config.schedule.batch,
+    seed=config.seed,
+    negatives=None if is_labelled or not config.negatives.fraction else negative_pairs(config, "train"),
+    noising=noising(config),
+    augment=augmentation(config),
+    front_end=config.negatives.front_end,
+    host=jax.process_index(),
+    hosts=jax.process_count(),
+    cache=settings.cache_mb,
+    size=settings.size,
+  )
+  return loader.iterate(batches, start, threads=settings.threads, workers=settings.workers)
+
+
+def labelled(config: Any, source: Source) -> loader.BatchIterator:
+  """Positive pairs for the warm-up."""
+  return training(config, source, is_labelled=True)
+
+
+def evaluation(config: Any, source: Source, condition: int) -> Iterator[Mapping[str, np.ndarray]]:
+  """Every clip in order under one sound, read ahead by a thread."""
+  batches = loader.eval_batches(
+    source,
+    batch=config.eval.batch,
+    condition=int(condition),
+    negatives=negative_pairs(config, config.eval.split),
+    front_end=config.negatives.front_end,
+    host=jax.process_index(),
+    hosts=jax.process_count(),
+    size=config.data.size,
+  )
+  stream = loader.iterate(batches, threads=config.data.threads, workers=0)
+  try:
+    yield from stream
+  finally:
+    stream.close()
+
+
+def write_manifest(config: Any, source: Source, path: str) -> None:
+  """Which sound each clip of the evaluation got, as CSV."""
+  names = {name: number for number, name in enumerate(negatives.CONDITIONS)}
+  conditions = [names[name] for name in config.eval.conditions]
+  pairs = negative_pairs(config, config.eval.split)
+  negatives.write_manifest(path, negatives.manifest(pairs, source, config.eval.split, conditions))
+
+
+def state(config: Any, source: Source, step: int) -> dict[str, Any]:
+  """Where the data stand after `step` batches, for the checkpoint."""
+  return {**loader.identity(source, config.schedule.batch, config.seed), "next_index": step}
+
+
+def check_state(config: Any, source: Source, saved: Mapping[str, Any]) -> None:
+  """Refuses to go on with other clips, another seed or batch size than the checkpoint's."""
+  loader.check_state(saved, state(config, source, saved["next_index"]))
