@@ -4,6 +4,7 @@ Kinds: torch.save's archive (1.6 on) and its older stream, safetensors, pickled 
 npz. Tensors are views of the memory-mapped file wherever the kind allows it; treat them as read-only.
 """
 
+import io
 import os
 import pickle
 import struct
@@ -149,7 +150,7 @@ def _guess(head: bytes) -> str:
 def _plain_pickle(path: Path) -> Any:
   _map(path)  # says what is wrong with a missing or empty file
   with path.open("rb") as stream:
-    return pickles.Reader(stream).load()
+    return pickles.load(stream)[0]
 
 
 def _archive(path: Path, data: np.ndarray) -> Any:
@@ -167,10 +168,8 @@ def _archive(path: Path, data: np.ndarray) -> Any:
       raise InputError(f"{path} is a TorchScript program, which is not read; give the model's state_dict.")
     entry = root + "byteorder"
     order = ">" if entry in infos and archive.read(entry).strip() == b"big" else "<"
-    with archive.open(root + "data.pkl") as stream:
-      reader = pickles.Reader(stream)
-      value = reader.load()
-    for key, storage in reader.storages.items():
+    value, storages = pickles.load(io.BytesIO(archive.read(root + "data.pkl")))
+    for key, storage in storages.items():
       info = infos.get(f"{root}data/{key}")
       if info is None:
         raise pickles.DamagedError(f"storage {key} is not in the archive")

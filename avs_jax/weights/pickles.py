@@ -7,6 +7,7 @@ that is not listed ends the reading: nothing is imported, nothing of the file's 
 import io
 import math
 import pickle
+import pickletools
 from collections.abc import Callable
 from typing import Any
 
@@ -92,6 +93,15 @@ class Skipped(metaclass=_Sealed):
 
   def add(self, item: Any) -> None:
     """Takes one item of a set and drops it."""
+
+
+class Mapping(dict):
+  """Stands for OrderedDict, on which state_dicts hang version numbers that are of no use here."""
+
+  __slots__ = ()
+
+  def __setstate__(self, state: Any) -> None:
+    pass
 
 
 class Constructor:
@@ -271,8 +281,8 @@ def _tensor_v3(
 def _allowed() -> dict[tuple[str, str], Any]:
   """Every global that may be named, with what stands for it."""
   table: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): dict, ("collections", "defaultdict"): lambda *_: {},
-    ("collections", "Counter"): lambda *_: {}, ("builtins", "set"): set, ("builtins", "frozenset"): frozenset,
+    ("collections", "OrderedDict"): Mapping, ("collections", "defaultdict"): lambda *_: Mapping(),
+    ("collections", "Counter"): lambda *_: Mapping(), ("builtins", "set"): set, ("builtins", "frozenset"): frozenset,
     ("_codecs", "encode"): _encode,
     ("torch", "Size"): tuple,
     ("torch._utils", "_rebuild_tensor"): _tensor, ("torch._utils", "_rebuild_tensor_v2"): _tensor,
@@ -331,6 +341,22 @@ class Reader(pickle.Unpickler):
     return root
 
 
+def load(stream: io.BufferedIOBase, *, is_nested: bool = False) -> tuple[Any, dict[str, Storage]]:
+  """The object of the pickle that `stream` stands at, and the storages that it refers to.
+
+  Raises:
+    RefusedError, DamagedError: see there; pickle's own errors for a broken pickle.
+  """
+  start = stream.tell()
+  for count, (operation, argument, _) in enumerate(pickletools.genops(stream)):
+    # Python makes room for as many remembered objects as the highest number says, at once.
+    if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument) > count:
+      raise DamagedError("it numbers objects that it does not have")
+  stream.seek(start)
+  reader = Reader(stream, is_nested=is_nested)
+  return reader.load(), reader.storages
+
+
 def _storage_from_bytes(raw: Any) -> Any:
   data = raw.encode("latin1") if isinstance(raw, str) else bytes(raw)
   return load_stream(io.BytesIO(data), np.frombuffer(data, np.uint8), is_nested=True)
@@ -349,16 +375,15 @@ def load_stream(stream: io.BufferedIOBase, data: np.ndarray, *, is_nested: bool 
   Raises:
     RefusedError, DamagedError: see there; pickle's own errors for a broken pickle.
   """
-  if any(Reader(stream, is_nested=True).load() != expected for expected in (MAGIC, PROTOCOL)):
+  if any(load(stream, is_nested=True)[0] != expected for expected in (MAGIC, PROTOCOL)):
     raise DamagedError("it is no stream of torch.save")
-  sizes = Reader(stream, is_nested=True).load()
-  reader = Reader(stream, is_nested=is_nested)
-  root = reader.load()
-  keys = Reader(stream, is_nested=True).load()
+  sizes, _ = load(stream, is_nested=True)
+  root, storages = load(stream, is_nested=is_nested)
+  keys, _ = load(stream, is_nested=True)
   position = stream.tell()
   order = "<" if not isinstance(sizes, dict) or sizes.get("little_endian", True) else ">"
   for key in keys:
-    storage = reader.storages[str(key)]
+    storage = storages[str(key)]
     numel = int.from_bytes(data[position : position + 8].tobytes(), "little" if order == "<" else "big")
     start, position = position + 8, position + 8 + numel * storage.itemsize
     if numel != storage.numel or position > data.size:

