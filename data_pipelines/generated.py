@@ -115,7 +115,7 @@ class Generated:
 
   def objects(self, index: int) -> frozenset[str]:
     """Categories seen in the clip; whatever sounds is seen."""
-    return frozenset(thing.category for thing in self._script(index).things)
+    return frozenset(self._choose(index))
 
   def sound(self, index: int) -> np.ndarray:
     """float32 [seconds * 16000]: the sounding objects' waveforms added up, over a faint noise floor."""
@@ -174,21 +174,37 @@ class Generated:
 
   def _rng(self, index: int, what: str, number: int = 0) -> np.random.Generator:
     """A generator of its own for each part of each clip, so that one part never shifts another."""
-    stream = ("script", "heard", "sound", "voice", "scene", "grain").index(what)
+    stream = ("choice", "script", "heard", "sound", "voice", "scene", "grain").index(what)
     which = (SUBSETS.index(self.subset), tuple(BANDS).index(self.split))
     return np.random.default_rng([self.seed, *which, index, stream, number])
 
-  def _script(self, index: int) -> Script:
+  def _choose(self, index: int) -> list[str]:
+    """Categories of a clip's objects.
+
+    Clip 2j + 1 keeps clear of clip 2j's broad groups (of its categories, if too few are left), so that even a
+    few clips can lend each other off-screen sounds; every category stays equally frequent.
+    """
     if not 0 <= index < len(self):
       raise IndexError(f"{self.title}: clip {index} of {len(self)}")
-    rng = self._rng(index, "script")
+    rng = self._rng(index, "choice")
     alone = self.subset == "single" or (self.subset == "semantic" and rng.uniform() < 0.5)
     count = 1 if alone else int(rng.integers(2, 4))
-    chosen = rng.choice(len(CATEGORIES), count, replace=False)
+    free = list(CATEGORIES)
+    if index % 2:
+      taken = self._choose(index - 1)
+      groups = {BROAD[category] for category in taken}
+      clear = [category for category in CATEGORIES if BROAD[category] not in groups]
+      free = clear if len(clear) >= count else [c for c in CATEGORIES if c not in taken]
+    return [free[i] for i in rng.choice(len(free), count, replace=False)]
+
+  def _script(self, index: int) -> Script:
+    chosen = self._choose(index)
+    count, alone = len(chosen), len(chosen) == 1
+    rng = self._rng(index, "script")
     low, high = SINGLE_AREA if alone else MULTI_AREA
     things = tuple(
-      cast(rng, self.split, CATEGORIES[number], float(rng.uniform(low, high)), centre)
-      for number, centre in zip(chosen, place(rng, count), strict=True)
+      cast(rng, self.split, category, float(rng.uniform(low, high)), centre)
+      for category, centre in zip(chosen, place(rng, count), strict=True)
     )
     heard = np.ones((self.seconds, 1), bool)
     return Script(things, heard if alone else schedule(self._rng(index, "heard"), self.seconds, count))

@@ -20,7 +20,7 @@ from absl import flags, logging
 from avs_jax.errors import InputError
 from data_pipelines.clips import Clip, Source
 from data_pipelines.examples import CACHE_MB, BrokenDonor, Cached, Composer, Example
-from data_pipelines.negatives import EVALUATION, OFFSCREEN, POSITIVE, Negatives, Pair
+from data_pipelines.negatives import EVALUATION, OFFSCREEN, POSITIVE, Negatives, Pair, whole
 from data_pipelines.noising import Augment, Noising
 
 BROKEN_SHARE = 0.01  # of the split; more than this, and more than one clip, ends training
@@ -70,8 +70,8 @@ class TrainingRow:
     source = self.composer.source
     with self._lock:
       if number not in self.broken:
-        self.broken[number] = source.ids[number]
-        logging.warning("clip %s cannot be read and is replaced by another: %s", source.ids[number], error)
+        self.broken[number] = whole(source).ids[number]
+        logging.warning("clip %s cannot be read and is replaced by another: %s", self.broken[number], error)
       names = list(self.broken.values())
     if len(names) > max(1, BROKEN_SHARE * len(source)):
       raise InputError(

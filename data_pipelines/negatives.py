@@ -16,7 +16,7 @@ import csv
 import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -50,6 +50,17 @@ class Pair(NamedTuple):
   kind: str = ""
 
 
+def whole(source: Any) -> Any:
+  """The full split behind a source that shows only a part of it, or that remembers: donors come from all of
+  it.
+
+  So a clip's pair is the same whether ten clips are evaluated or all.
+  """
+  while hasattr(source, "source"):
+    source = source.source
+  return source
+
+
 class Donors:
   """For every clip of a split, the clips whose sound cannot come from anything in its picture.
 
@@ -63,6 +74,7 @@ class Donors:
   """
 
   def __init__(self, source: Source, rule: str = "auto"):
+    source = whole(source)
     self.source = source
     known = {name: number for number, name in enumerate(source.categories)}
     groups = sorted({group for group in source.broad if group})
@@ -180,6 +192,7 @@ class Negatives:
 
   def donors(self, source: Source) -> Donors:
     """The candidates of a split, found once."""
+    source = whole(source)
     if id(source) not in self._donors or self._donors[id(source)].source is not source:
       self._donors[id(source)] = Donors(source, self.rule)
     return self._donors[id(source)]
@@ -276,7 +289,7 @@ def manifest(
   for condition in conditions:
     for index, clip in enumerate(source.ids):
       pair = negatives.pair(condition, epoch, index, source)
-      donor = source.ids[pair.donor] if pair.donor >= 0 else ""
+      donor = whole(source).ids[pair.donor] if pair.donor >= 0 else ""
       rows.append(Row(split, epoch, clip, CONDITIONS[pair.condition], donor, pair.kind, negatives.seed))
   return rows
 

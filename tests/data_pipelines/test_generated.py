@@ -133,6 +133,16 @@ def test_every_category_can_be_told_by_ear():
   assert np.mean(right) > 0.9
 
 
+@pytest.mark.parametrize("subset", ["single", "multi", "semantic"])
+def test_neighbours_share_no_category_and_all_categories_are_equally_frequent(subset):
+  source = Generated(subset, "train", 1200)
+  objects = [source.objects(i) for i in range(1200)]
+  assert not any(objects[i] & objects[i + 1] for i in range(0, 1200, 2))
+  for clips in (objects[::2], objects[1::2]):
+    counts = [sum(name in clip for clip in clips) for name in source.categories]
+    assert max(counts) < 1.3 * np.mean(counts) and min(counts) > 0.7 * np.mean(counts)
+
+
 def test_only_the_first_frame_is_annotated_on_request():
   assert Generated(annotated="first").clip(0).annotated.tolist() == [True, False, False, False, False]
 

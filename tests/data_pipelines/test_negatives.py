@@ -9,6 +9,7 @@ from avs_jax.errors import InputError
 from avs_jax.types import Condition
 from data_pipelines import negatives as module
 from data_pipelines.generated import Generated
+from data_pipelines.loader import eval_batches
 from data_pipelines.negatives import (
   EVALUATION,
   NOISE,
@@ -22,6 +23,7 @@ from data_pipelines.negatives import (
   read_manifest,
   write_manifest,
 )
+from data_pipelines.sources import Limited
 
 GROUPS = {"music": "guitar piano", "human": "man woman", "animal": "dog cat", "device": "car gun"}
 
@@ -101,6 +103,21 @@ def test_conditions_come_in_the_asked_shares():
   drawn = [negatives.draw(e, i, source).condition for e in range(100) for i in range(50)]
   shares = np.bincount(drawn, minlength=4) / len(drawn)
   np.testing.assert_allclose(shares, [0.6, 0.1, 0.1, 0.2], atol=0.02)
+
+
+@pytest.mark.parametrize("subset", ["single", "multi", "semantic"])
+def test_two_generated_clips_are_enough(subset):
+  for seed in range(30):
+    Donors(Generated(subset, "test", 2, seed=seed)).check()
+
+
+def test_pairs_are_the_same_when_only_some_clips_are_shown():
+  source, negatives = Generated("multi", "test", 30), Negatives()
+  few = Limited(source, 3)
+  for index in range(3):
+    assert negatives.pair(OFFSCREEN, -1, index, few) == negatives.pair(OFFSCREEN, -1, index, source)
+  assert manifest(negatives, few, "test", [OFFSCREEN]) == manifest(negatives, source, "test", [OFFSCREEN])[:3]
+  assert eval_batches(few, batch=2, condition=OFFSCREEN, cache=True)[1]["index"].tolist() == [2, -1]
 
 
 def test_published_rule_for_single_sources_avoids_the_least_suitable_contrast():
