@@ -29,9 +29,8 @@ def overlay(frame: np.ndarray, active: np.ndarray, truth: np.ndarray) -> np.ndar
   for area, colour in ((active & truth, HIT), (active & ~truth, FALSE_ALARM)):
     picture[area] = 0.45 * picture[area] + 0.55 * np.asarray(colour, np.float32)
   missed = truth & ~active
-  inner = missed.copy()
-  inner[1:], inner[:-1] = inner[1:] & missed[:-1], inner[:-1] & missed[1:]
-  inner[:, 1:], inner[:, :-1] = inner[:, 1:] & missed[:, :-1], inner[:, :-1] & missed[:, 1:]
+  wide = np.pad(missed, 1)
+  inner = missed & wide[:-2, 1:-1] & wide[2:, 1:-1] & wide[1:-1, :-2] & wide[1:-1, 2:]
   picture[missed & ~inner] = MISSED
   return np.clip(picture, 0, 255).astype(np.uint8)
 
