@@ -1,6 +1,7 @@
 """The metrics: golden values of three published programs, a slow loop, order and batch size, G arithmetic."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -414,3 +415,11 @@ def test_an_empty_tally_and_one_without_masks_are_refused():
   shape = (1, 2, 4, 4)
   with pytest.raises(InputError, match="no frame of the evaluation set has a mask"):
     metrics.summarise(tally_of(np.zeros(shape, np.float32), np.zeros(shape), np.zeros((1, 2), bool)))
+
+
+def test_the_example_of_the_metrics_page_prints_what_the_page_says(capsys):
+  page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+  code = page.split("```python\n")[1].split("```")[0]
+  said = page.split("```text\n")[1].split("```")[0]
+  exec(code, {})
+  assert capsys.readouterr().out == said
