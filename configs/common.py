@@ -74,6 +74,7 @@ def get_config() -> ConfigDict:
   config.data.clips = ConfigDict({"train": 296, "val": 64, "test": 64})  # stand-ins only
   config.data.audio = "auto"  # wav, log_mel (published pickles), auto
   config.data.masks = "mended"  # mended, as_published
+  config.data.annotated = "published"  # stand-ins: published (S4 trains on the first frame alone), all
   config.data.allow_missing = False
   config.data.cache_mb = 2048
   config.data.threads = 2

@@ -22,6 +22,7 @@ def get_config(arg: str = "") -> ConfigDict:
   config.title = "quick start"
   config.data.name = "s4"
   config.data.size = 64
+  config.data.annotated = "all"
   config.data.clips = ConfigDict({"train": 600, "val": 48, "test": 100})
   config.model.visual = "conv_pyramid"
   config.model.visual_args = ConfigDict({"width": 16})

@@ -60,7 +60,8 @@ def _stand_in(config: Any, split: str) -> Source:
   if data.stand_in == "generated":
     from data_pipelines.generated import Generated
 
-    annotated = "first" if data.name == "s4" and split == "train" else "all"
+    is_first_only = data.name == "s4" and split == "train" and data.annotated == "published"
+    annotated = "first" if is_first_only else "all"
     return Generated(
       subset, split, count, size=data.size, seconds=data.seconds, seed=data.seed, annotated=annotated
     )

@@ -1,0 +1,58 @@
+"""Real photographs and recordings, one sounding object, 128 px: EfficientNet-Lite0 (ImageNet) and TPAVI.
+
+The stand-in with knowledge of the world: clips are composed on the fly from packaged photographs with mattes
+and recordings of the same things (12 classes); test clips have new compositions and unseen recordings.
+Needs requirements-imagenet.txt, and the media: fetched once from Debian packages (see docs/data.md).
+
+  prior    positive pairs only
+  robust   10 % negative pairs and the cosine guide, as in the Robust paper
+
+  python run.py --config=configs/real_media.py --workdir=runs/real_media
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """`arg`: name of a system, default avsbench."""
+  config = common.get_config()
+  if arg:
+    common.select_system(config, arg)
+  config.title = "real media"
+  config.data.name = "s4"
+  config.data.stand_in = "real_media"
+  config.data.size = 128
+  config.data.annotated = "all"
+  config.data.clips = ConfigDict({"train": 3200, "val": 48, "test": 160})
+  config.model.visual = "efficientnet_lite0"
+  config.model.visual_args = ConfigDict({"frozen_norm": True})
+  config.model.audio_args = ConfigDict({"width": 1 / 4})
+  config.model.width = 64
+  config.init.visual = "imagenet"
+  config.augment.gain_db = 6.0
+  config.augment.equaliser_db = 6.0
+  config.augment.mask_bands = 12
+  config.augment.mask_frames = 16
+  config.loss.name = "s4"
+  config.loss.soft_iou = 0.5
+  config.optimizer.name = "adamw"
+  config.optimizer.lr = 1e-3
+  config.optimizer.weight_decay = 1e-4
+  config.optimizer.clip_norm = 1.0
+  config.optimizer.frozen = ()
+  config.optimizer.multipliers = ConfigDict({"visual_encoder": 0.1})
+  config.schedule.epochs = 1
+  config.schedule.batch = 4
+  config.schedule.decay = "cosine"
+  config.schedule.lr_warmup_steps = 20
+  config.eval.every_epochs = 0.5
+  config.log.every_steps = 20
+  config.variants = ConfigDict(
+    {
+      "prior": {"negatives": {"fraction": 0.0}},
+      "robust": {"negatives": {"fraction": 0.1}, "debias": {"guide": "cosine"}},
+    }
+  )
+  return config.lock()
