@@ -140,6 +140,8 @@ def train_batches(
   Raises: InputError for settings that do not fit, before anything is read.
   """
   rows = rows_per_host(batch, host, hosts)
+  if seed < 0:
+    raise InputError(f"seed={seed} must not be negative.")
   if len(source) == 0:
     raise InputError(f"{source.title}: the training split is empty.")
   kept = keep(source, cache)

@@ -95,16 +95,6 @@ def test_a_pack_never_lacks_a_broken_clip(tmp_path):
   assert not (tmp_path / "val").exists()
 
 
-def test_soft_masks_are_refused(tmp_path):
-  class Soft(Generated):
-    def clip(self, index):
-      clip = super().clip(index)
-      return dataclasses.replace(clip, masks=clip.masks / 2)
-
-  with pytest.raises(InputError, match="data.masks=mended"):
-    pack(Soft("single", "val", 1, size=16), tmp_path, "val")
-
-
 def test_an_absent_or_damaged_pack_is_named(tmp_path):
   with pytest.raises(InputError, match="no packed split"):
     Packed(tmp_path, "val")

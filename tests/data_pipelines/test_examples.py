@@ -1,0 +1,121 @@
+"""One row: the right sound through the right front end; the memory gives back what was read."""
+
+import numpy as np
+import pytest
+
+from avs_jax.errors import InputError
+from data_pipelines.audio import clip_log_mel, robust_log_mel
+from data_pipelines.examples import BrokenDonor, Cached, Composer
+from data_pipelines.generated import Generated
+from data_pipelines.negatives import NOISE, OFFSCREEN, POSITIVE, SILENCE, Negatives, Pair
+from data_pipelines.noising import Augment, Diffusion, Noising
+
+CLIPS = 12
+
+
+def small():
+  return Generated("single", "train", CLIPS, size=16, seconds=2)
+
+
+def equal(a, b):
+  assert a.keys() == b.keys()
+  for name in a:
+    np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_the_memory_spares_reading_and_keeps_to_its_bound():
+  class Counting(Generated):
+    reads = 0
+
+    def clip(self, index):
+      self.reads += 1
+      return super().clip(index)
+
+  source = Counting("single", "train", 3, size=16, seconds=2)
+  kept = Cached(source)
+  for _ in range(2):
+    for index in range(3):
+      assert kept.clip(index).masks.dtype == np.int32
+  assert source.reads == 3 and len(kept) == 3 and kept.title == source.title
+  np.testing.assert_array_equal(kept.sound(1), source.sound(1))
+  nothing = Cached(source, 0.001)
+  nothing.clip(0), nothing.clip(0)
+  assert source.reads == 5
+
+
+def test_the_front_end_is_the_same_for_positives_and_negatives():
+  """A clip shown with its own sound as a negative gives the very features of the positive."""
+  source, negatives = small(), Negatives()
+  clip = source.clip(0)
+  composer = Composer(source, negatives)
+  own = composer(clip, 0, Pair(POSITIVE), 0)
+  lent = composer(clip, 0, Pair(OFFSCREEN, donor=0), 0)
+  np.testing.assert_array_equal(own["log_mel"], lent["log_mel"])
+
+
+def test_published_front_ends_differ_between_positives_and_negatives():
+  source, negatives = small(), Negatives()
+  clip = source.clip(0)
+  composer = Composer(source, negatives, front_end="as_published")
+  np.testing.assert_array_equal(
+    composer(clip, 0, Pair(POSITIVE), 0)["log_mel"], clip_log_mel(clip.waveform, 2)
+  )
+  silence = composer(clip, 0, Pair(SILENCE), 0)["log_mel"]
+  np.testing.assert_array_equal(silence, robust_log_mel(np.zeros(32_000), 16_000, 2))
+  with pytest.raises(InputError, match="front_end"):
+    Composer(source, negatives, front_end="mixed")
+
+
+def test_sounding_says_what_is_heard_whoever_makes_it():
+  source, negatives = small(), Negatives()
+  clip, donor = source.clip(0), source.clip(3)
+  composer = Composer(source, negatives)
+  np.testing.assert_array_equal(composer(clip, 0, Pair(OFFSCREEN, donor=3), 0)["sounding"], donor.sounding)
+  assert not composer(clip, 0, Pair(SILENCE), 0)["sounding"].any()
+  np.testing.assert_array_equal(composer(clip, 0, Pair(NOISE, kind="white"), 0)["visible"], clip.visible)
+
+
+def test_noising_and_augmentation_touch_training_only_and_spare_silence():
+  settings = {"noising": Noising(1.0, Diffusion(), steps=(500, 500)), "augment": Augment(flip=True)}
+  source, negatives = small(), Negatives()
+  clip = source.clip(0)
+  plain, worse = Composer(source, negatives), Composer(source, negatives, **settings)
+  equal(plain(clip, 0, Pair(POSITIVE), -1), worse(clip, 0, Pair(POSITIVE), -1))
+  assert not np.array_equal(
+    plain(clip, 0, Pair(POSITIVE), 0)["log_mel"], worse(clip, 0, Pair(POSITIVE), 0)["log_mel"]
+  )
+  silence = worse(clip, 0, Pair(SILENCE), 0)["log_mel"]
+  np.testing.assert_array_equal(silence, plain(clip, 0, Pair(SILENCE), 0)["log_mel"])
+
+
+def test_a_donor_that_cannot_be_read_is_told_from_a_broken_clip():
+  class Broken(Generated):
+    def clip(self, index):
+      if index == 3:
+        raise InputError("clip3.png: truncated; copy it again.")
+      return super().clip(index)
+
+  source = Broken("single", "train", CLIPS, size=16, seconds=2)
+  with pytest.raises(BrokenDonor, match="off-screen sound cannot be read: clip3.png"):
+    Composer(source, Negatives())(source.clip(0), 0, Pair(OFFSCREEN, donor=3), 0)
+
+
+def test_a_row_is_worsened_the_same_way_each_time_it_is_made():
+  source = small()
+  composer = Composer(
+    source, Negatives(), augment=Augment(flip=True), noising=Noising(1.0, Diffusion()), seed=3
+  )
+  clip = source.clip(2)
+  equal(composer(clip, 2, Pair(POSITIVE), 4), composer(clip, 2, Pair(POSITIVE), 4))
+  other = composer(clip, 2, Pair(POSITIVE), 5)
+  assert not np.array_equal(other["log_mel"], composer(clip, 2, Pair(POSITIVE), 4)["log_mel"])
+
+
+def test_the_log_mel_of_the_memory_is_never_that_of_a_worsened_sound():
+  source = Cached(small())
+  clip = source.clip(0)
+  plain = Composer(source, None)(clip, 0, Pair(POSITIVE), 0)["log_mel"]
+  Composer(source, None, augment=Augment())(clip, 0, Pair(POSITIVE), 0)
+  np.testing.assert_array_equal(
+    Composer(source, None)(source.clip(0), 0, Pair(POSITIVE), 1)["log_mel"], plain
+  )
