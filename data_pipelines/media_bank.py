@@ -100,7 +100,11 @@ def write_bank(bank: Bank, cache: str | os.PathLike) -> pathlib.Path:
     offsets[store] += item.array.size
   manifest = {"format": FORMAT, "catalogue": bank.catalogue, "classes": bank.broad, "items": entries}
   (work / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False))
-  shutil.rmtree(target, ignore_errors=True)
+  work.chmod(0o755)  # temporary folders are closed to other users
+  if target.exists():
+    # Out of the way first: a reader of the old one keeps its open files.
+    old = target.rename(work.with_name(f"{work.name}.old"))
+    shutil.rmtree(old)
   work.rename(target)
   load_bank.cache_clear()
   return target

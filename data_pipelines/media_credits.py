@@ -1,7 +1,8 @@
 """Who owns a file of a Debian package and under which licence, as the package itself says.
 
-Two places are asked, the nearer first: a README beside the file inside a resource archive (blocks of
-`Copyright:`, `License:`, `Files:`), then the package's machine-readable copyright file.
+Three places are asked, the nearest first: the archive's own words on the file (`<name>.txt`, ending in
+`License: ...`), a README beside it inside the archive (blocks of `Copyright:`, `License:`, `Files:`), then the
+package's machine-readable copyright file.
 """
 
 import fnmatch
@@ -14,11 +15,18 @@ _STOP_WORDS = ("copyright", "license", "files", "comment", "source")
 
 def look_up(package: str, folder: pathlib.Path, path: str, archive: dict[str, bytes]) -> tuple[str, str]:
   """(owner, licence) of `path` in the package unpacked at `folder`; "see ..." where the package is silent."""
-  owner_licence = _from_readme(path, archive)
+  owner_licence = _from_note(path, archive) or _from_readme(path, archive)
   if owner_licence is None:
     copyright_file = folder / "usr/share/doc" / package / "copyright"
     owner_licence = _from_copyright(copyright_file, path) if copyright_file.is_file() else None
   return owner_licence or (f"see copyright file of {package}", f"see copyright file of {package}")
+
+
+def _from_note(path: str, archive: dict[str, bytes]) -> tuple[str, str] | None:
+  """Splits the archive's words on one file into the owners and the licence."""
+  text = archive.get(str(pathlib.PurePosixPath(path).with_suffix(".txt")), b"").decode(errors="replace")
+  owner, found, licence = text.partition("License:")
+  return (owner.strip(), licence.strip().rstrip(".")) if found else None
 
 
 def _from_readme(path: str, archive: dict[str, bytes]) -> tuple[str, str] | None:

@@ -147,8 +147,45 @@ def unpack_file(package: pathlib.Path, target: pathlib.Path) -> None:
 
 
 @functools.lru_cache(maxsize=4)
-def read_resources(path: pathlib.Path) -> dict[str, bytes]:
-  """All files of a Qt resource archive (.rcc), by their path inside it.
+def read_archive(path: pathlib.Path) -> dict[str, bytes]:
+  """All files of an archive inside a package, by their path in it: Qt resources (.rcc), OpenTTD sounds (.cat)."""
+  try:
+    parse = _parse_sounds if path.suffix == ".cat" else _parse_resources
+    return parse(path.read_bytes())
+  except OSError as error:
+    raise InputError(
+      f"{path} cannot be read ({error.strerror}), expected an archive; delete the package's folder in the "
+      "media cache and build the bank again"
+    ) from error
+  except (struct.error, zlib.error, ValueError, IndexError) as error:
+    raise InputError(
+      f"{path} is not a whole archive ({error}), expected Qt resources of version 1 to 3 or OpenTTD sounds; "
+      "delete the package's folder in the media cache and build the bank again"
+    ) from error
+
+
+def _parse_sounds(blob: bytes) -> dict[str, bytes]:
+  """Sounds of OpenTTD as `<number>.wav`, and what the file says of each as `<number>.txt`.
+
+  The format, little-endian: for each sound its offset and its length as uint32, the first offset giving the
+  length of that table. At the offset a text of one length byte and as many bytes, the last one zero and the
+  length byte counted, then the WAV file.
+  """
+  (start,) = struct.unpack_from("<I", blob)
+  found = {}
+  for k in range((start & 0x7FFFFFFF) // 8):
+    offset, length = struct.unpack_from("<II", blob, 8 * k)
+    offset &= 0x7FFFFFFF
+    text = blob[offset + 1 : offset + blob[offset]]
+    wave = blob[offset + blob[offset] + 1 :][:length]
+    if wave[:4] != b"RIFF" or len(wave) < length:
+      raise ValueError(f"sound {k} is not a WAV file")
+    found[f"{k}.wav"], found[f"{k}.txt"] = wave, text.rstrip(b"\0")
+  return found
+
+
+def _parse_resources(blob: bytes) -> dict[str, bytes]:
+  """Walks the tree of a Qt resource archive from its root.
 
   The format, big-endian: the word `qres`, then format version and the offsets of tree, data and names as
   uint32. A tree node has 14 bytes (22 from version 2 on, the last 8 a time): name offset uint32, flags
@@ -156,22 +193,6 @@ def read_resources(path: pathlib.Path) -> dict[str, bytes]:
   territory and language as uint16 and its data offset as uint32. A name is a uint16 length, a uint32
   hash and UTF-16. Data is a uint32 length and the bytes; compressed ones start with their full length.
   """
-  try:
-    return _parse_resources(path.read_bytes())
-  except OSError as error:
-    raise InputError(
-      f"{path} cannot be read ({error.strerror}), expected a Qt resource archive; delete the package's "
-      "folder in the media cache and build the bank again"
-    ) from error
-  except (struct.error, zlib.error, ValueError, RecursionError) as error:
-    raise InputError(
-      f"{path} is not a whole Qt resource archive ({error}), expected format qres version 1 to 3; delete the "
-      "package's folder in the media cache and build the bank again"
-    ) from error
-
-
-def _parse_resources(blob: bytes) -> dict[str, bytes]:
-  """Walks the tree of a Qt resource archive from its root."""
   magic, version, tree, data, names = struct.unpack_from(">4s4I", blob)
   if magic != b"qres" or not 1 <= version <= 3:
     raise ValueError("wrong first bytes")

@@ -1,7 +1,7 @@
 """Turns the catalogue's entries into arrays: pictures cut to their object, recordings at 16 kHz, phrases.
 
-A recording of at least 6 s gives its last fifth to validation; of five or more recordings of one class, every
-fifth goes there; a class with neither is validated on the seconds it trains on.
+Of a class with 20 training recordings or more every fifth goes to validation; else a recording of at least 6 s
+gives its last fifth; a class with neither is validated on the seconds it trains on.
 """
 
 import fnmatch
@@ -9,16 +9,14 @@ import hashlib
 import io
 import json
 import pathlib
-import struct
 import tempfile
-import zlib
 
 import av
 import numpy as np
 from PIL import Image
 
 from avs_jax.errors import InputError
-from data_pipelines import media_credits, media_packages
+from data_pipelines import media_credits, media_packages, media_phrases
 from data_pipelines.clips import SAMPLE_RATE_HZ
 from data_pipelines.media_bank import Bank, Item
 
@@ -27,8 +25,8 @@ PICTURE_SIDE = 320  # pixels, longest side kept of a cut-out
 BACKGROUND_SIDE = 288  # pixels, shortest side kept of a background
 ACTIVE_RMS = 0.1  # level of the active part of every recording, -20 dB
 SILENT_PEAK = 1e-3  # recordings that never exceed this are dropped
-VAL_SECONDS = 6.0  # a recording this long gives its last fifth to validation
-MIDI_TICKS = 480  # per beat
+MANY_RECORDINGS = 20  # of a class with so many, every fifth goes to validation
+VAL_SECONDS = 6.0  # else a recording this long gives its last fifth
 
 
 class _Files:
@@ -48,7 +46,7 @@ class _Files:
     source, path = self.split(item)
     folder = self.package(item)
     if "archive" in source:
-      found = media_packages.read_resources(folder / source["archive"]).get(path)
+      found = media_packages.read_archive(folder / source["archive"]).get(path)
     else:
       found = (folder / path).read_bytes() if (folder / path).is_file() else None
     if found is None:
@@ -82,7 +80,7 @@ class _Files:
     """Fields `origin`, `licence` and `owner` of an item."""
     source, path = self.split(item)
     folder = self.package(item)
-    archive = media_packages.read_resources(folder / source["archive"]) if "archive" in source else {}
+    archive = media_packages.read_archive(folder / source["archive"]) if "archive" in source else {}
     owner, licence = media_credits.look_up(source["package"], folder, path, archive)
     owner, licence = source.get("owner", owner), source.get("licence", licence)
     inside = f"{source['archive']}!{path}" if archive else path
@@ -136,8 +134,9 @@ def _read_sounds(
     for name in names:
       label, credit = name, files.credit(name)
       if "program" in entry:
-        label = f"{name} program {entry['program']}"
-        waveform = render_phrase(files.path(name), fluidsynth, entry)
+        phrase = media_phrases.Phrase(**{key: value for key, value in entry.items() if key != "item"})
+        label = f"{name} {phrase.title}"
+        waveform = decode_audio(media_phrases.render(phrase, files.path(name), fluidsynth), label)
       else:
         waveform = decode_audio(files.read(name), name)
       if "part" in entry:
@@ -152,7 +151,7 @@ def _read_sounds(
 
 def set_apart(recordings: list[Item]) -> list[Item]:
   """Training recordings of one class, split into train and val by the rule at the top of this file."""
-  if len(recordings) >= 5:
+  if len(recordings) >= MANY_RECORDINGS:
     return [_as_split(item, "val" if k % 5 == 4 else "train") for k, item in enumerate(recordings)]
   found = []
   for item in recordings:
@@ -234,53 +233,3 @@ def level_and_trim(waveform: np.ndarray) -> np.ndarray:
   first, last = np.flatnonzero(active)[[0, -1]]
   gain = ACTIVE_RMS / np.sqrt(np.mean(level[active] ** 2))
   return np.clip(gain * waveform[first * window : (last + 1) * window], -1, 1).astype(np.float32)
-
-
-def render_phrase(font: pathlib.Path, fluidsynth: media_packages.Program, entry: dict) -> np.ndarray:
-  """float32 [S] at 16 kHz: a random phrase played with the sound font; the same entry, the same phrase."""
-  with tempfile.TemporaryDirectory() as folder:
-    score, wave = pathlib.Path(folder) / "phrase.mid", pathlib.Path(folder) / "phrase.wav"
-    seed = zlib.crc32(f"{font.name} {entry['program']}".encode())
-    score.write_bytes(write_score(entry["program"], entry["notes"], entry["seconds"], seed))
-    fluidsynth.run(
-      "-n", "-i", "-q", "-g", "0.6", "-r", "48000", "-T", "wav", "-F", str(wave), str(font), str(score)
-    )
-    return decode_audio(wave.read_bytes(), f"phrase on {font.name}")
-
-
-def write_score(program: int | str, notes: list[int], seconds: float, seed: int) -> bytes:
-  """A MIDI file of one track at 120 beats a minute: `program` is a General MIDI number, or "drums".
-
-  Notes walk by small steps inside the range `notes`; half of the time a second voice joins a third or a
-  fifth away. Drums beat kick and snare on quavers with cymbals between.
-  """
-  rng = np.random.default_rng(seed)
-  beats, low, high = 2 * seconds, *notes
-  channel = 9 if program == "drums" else 0
-  events: list[tuple[int, bytes]] = [] if program == "drums" else [(0, bytes([0xC0, int(program)]))]
-  beat, pitch = 0.0, int(rng.integers(low, high + 1))
-  while beat < beats:
-    length = float(rng.choice([0.5, 0.5] if program == "drums" else [0.25, 0.5, 0.5, 1.0, 1.5, 2.0]))
-    pitch = int(np.clip(pitch + rng.choice([-5, -4, -3, -2, -1, 1, 2, 3, 4, 5]), low, high))
-    voices = [pitch] if rng.random() < 0.5 else [pitch, int(np.clip(pitch + rng.choice([4, 7]), low, high))]
-    if program == "drums":  # General MIDI: 36 kick, 38 snare, 42 and 46 hi-hat, 49 crash, the rest toms
-      voices = [int(rng.choice([36, 38])), int(rng.choice([42, 46, 49, pitch]))]
-    for voice in sorted(set(voices)):
-      loudness = int(rng.integers(70, 120))
-      events.append((round(beat * MIDI_TICKS), bytes([0x90 | channel, voice, loudness])))
-      events.append((round((beat + 0.95 * length) * MIDI_TICKS), bytes([0x80 | channel, voice, 0])))
-    beat += length
-  track, now = b"", 0
-  for tick, event in sorted(events, key=lambda pair: pair[0]):
-    track += _variable_length(tick - now) + event
-    now = tick
-  track += b"\x00\xff\x2f\x00"
-  return b"MThd" + struct.pack(">IHHH", 6, 0, 1, MIDI_TICKS) + b"MTrk" + struct.pack(">I", len(track)) + track
-
-
-def _variable_length(number: int) -> bytes:
-  """MIDI's numbers of seven bits a byte, the highest bit set on all but the last."""
-  out = bytes([number & 0x7F])
-  while number := number >> 7:
-    out = bytes([0x80 | (number & 0x7F)]) + out
-  return out

@@ -74,6 +74,11 @@ def test_a_readme_in_the_archive_counts_more(folder, path, expected):
   assert look_up("media", folder, path, {"res/README": README.encode()}) == expected
 
 
+def test_the_archives_own_words_count_most(folder):
+  archive = {"5.txt": b'"Cow". By "Jo". License: Creative Commons Zero 1.0.', "README": README.encode()}
+  assert look_up("media", folder, "5.wav", archive) == ('"Cow". By "Jo".', "Creative Commons Zero 1.0")
+
+
 def test_a_file_the_readme_does_not_name_goes_by_the_copyright_file(folder):
   found = look_up("media", folder, "res/peru/city.webp", {"res/README": README.encode()})
   assert found == ("2001 Ann; 2002 Bob and 2 others", "GPL-3+")

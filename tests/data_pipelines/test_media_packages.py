@@ -15,7 +15,7 @@ from data_pipelines.media_packages import (
   cache_folder,
   fetch_package,
   fetch_program,
-  read_resources,
+  read_archive,
   unpack_file,
 )
 
@@ -61,15 +61,15 @@ def _archive(
 def test_an_archive_gives_back_its_files(tmp_path, version):
   path = tmp_path / f"{version}.rcc"
   path.write_bytes(_archive(FILES, version))
-  assert read_resources(path) == FILES
+  assert read_archive(path) == FILES
 
 
 @pytest.mark.parametrize(
   ("blob", "words"),
   [
     (b"RIFF" + bytes(40), "wrong first bytes"),
-    (b"qres", "not a whole Qt resource archive"),
-    (_archive(FILES)[:-30], "not a whole Qt resource archive"),
+    (b"qres", "not a whole archive"),
+    (_archive(FILES)[:-30], "not a whole archive"),
     (_archive(FILES, 3).replace(struct.pack(">I", 3), struct.pack(">I", 9), 1), "wrong first bytes"),
   ],
 )
@@ -77,7 +77,7 @@ def test_a_broken_archive_is_named(tmp_path, blob, words):
   path = tmp_path / f"broken{len(blob)}{words[:3]}.rcc"
   path.write_bytes(blob)
   with pytest.raises(InputError, match=words) as error:
-    read_resources(path)
+    read_archive(path)
   assert str(path) in str(error.value)
 
 
@@ -88,12 +88,39 @@ def test_a_folder_that_holds_itself_is_refused(tmp_path):
   path = tmp_path / "loop.rcc"
   path.write_bytes(bytes(blob))
   with pytest.raises(InputError, match="holds itself"):
-    read_resources(path)
+    read_archive(path)
+
+
+def _sounds(waves: list[bytes], words: str) -> bytes:
+  """An archive of OpenTTD sounds that says the same of each."""
+  text = words.encode() + b"\0"
+  table, body = b"", b""
+  for wave in waves:
+    table += struct.pack("<II", 8 * len(waves) + len(body), len(wave))
+    body += bytes([len(text)]) + text + wave + bytes([3]) + b"ab\0"
+  return table + body
+
+
+def test_an_archive_of_sounds_gives_them_and_its_words_on_them(tmp_path):
+  path = tmp_path / "game.cat"
+  path.write_bytes(_sounds([b"RIFFmoo", b"RIFFwoof"], "Cow. License: CC0."))
+  words = b"Cow. License: CC0."
+  assert read_archive(path) == {"0.wav": b"RIFFmoo", "0.txt": words, "1.wav": b"RIFFwoof", "1.txt": words}
+
+
+@pytest.mark.parametrize(
+  "change", [lambda blob: blob[:-9], lambda blob: blob.replace(b"RIFF", b"OGGS"), lambda _: b""]
+)
+def test_a_broken_archive_of_sounds_is_named(tmp_path, change):
+  path = tmp_path / f"{len(change(b'RIFF' * 9))}.cat"
+  path.write_bytes(change(_sounds([b"RIFFmoo", b"RIFFwoof"], "Cow.")))
+  with pytest.raises(InputError, match=r"\.cat is not a whole archive"):
+    read_archive(path)
 
 
 def test_a_missing_archive_is_an_input_error(tmp_path):
   with pytest.raises(InputError, match="cannot be read"):
-    read_resources(tmp_path / "none.rcc")
+    read_archive(tmp_path / "none.rcc")
 
 
 def test_the_cache_is_the_argument_then_the_variable_then_a_folder_here(monkeypatch, tmp_path):
