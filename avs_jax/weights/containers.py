@@ -29,9 +29,9 @@ PREFIXES = (
 )  # fmt: skip
 
 BROKEN = (
-  pickle.UnpicklingError, pickles.DamagedError, zipfile.BadZipFile, zlib.error, struct.error, EOFError,
+  pickle.UnpicklingError, pickles.DamagedError, zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError,
   KeyError, IndexError, ValueError, TypeError, AttributeError, OverflowError, MemoryError, ImportError,
-  RecursionError, NotImplementedError,
+  RuntimeError,
 )  # fmt: skip
 
 

@@ -75,7 +75,7 @@ def abstract_variables(name: str, **overrides: Any) -> Variables:
   Raises:
     InputError: `name` is neither an encoder nor a system.
   """
-  from avs_jax import encoders  # both packages are optional company of this one, and heavy to import
+  from avs_jax import encoders  # here, not above: the encoders may use this package
 
   if name in encoders.NAMES:
     shape = AUDIO_SHAPES.get(name, (1, 64, 64, 3))
@@ -96,6 +96,34 @@ def _system_names() -> tuple[str, ...]:
   return systems.NAMES
 
 
+def _unrolled(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], Path | None]:
+  """Settings that keep a mix transformer's blocks apart, as files do, and where they are to be stacked."""
+  visual = overrides.get("visual_args") or {}
+  if overrides.get("scan"):
+    return {**overrides, "scan": False}, ()
+  if visual.get("scan"):
+    return {**overrides, "visual_args": {**visual, "scan": False}}, ("visual_encoder",)
+  return dict(overrides), None
+
+
+def _stack(params: dict[str, Any], path: Path) -> dict[str, Any]:
+  """Stacks block{i}_0, block{i}_1 ... of the mix transformer under `path` into block{i}."""
+  if path:
+    return {**params, path[0]: _stack(params[path[0]], path[1:])}
+  stages: dict[str, list[tuple[int, Any]]] = {}
+  stacked = {}
+  for key, value in params.items():
+    stage, _, place = key.partition("_")
+    if stage.startswith("block") and place.isdigit():
+      stages.setdefault(stage, []).append((int(place), value))
+    else:
+      stacked[key] = value
+  for stage, blocks in stages.items():
+    ordered = [block for _, block in sorted(blocks, key=lambda block: block[0])]
+    stacked[stage] = jax.tree.map(lambda *leaves: np.stack(leaves), *ordered)
+  return stacked
+
+
 def _wanted(name: str, overrides: Mapping[str, Any]) -> Iterator[tuple[str, Path, tuple[int, ...]]]:
   """(PyTorch name, Flax path, Flax shape) of every variable of `name`."""
   renames = dialects.dialect(name, overrides).renames
@@ -110,7 +138,8 @@ def to_torch_names(name: str, **overrides: Any) -> dict[str, tuple[int, ...]]:
 
   Convolutions with one tap that are dense layers in Flax are listed as [out, in].
   """
-  return {torch: to_torch_layout(path[-1], shape) for torch, path, shape in sorted(_wanted(name, overrides))}
+  wanted = sorted(_wanted(name, _unrolled(overrides)[0]))
+  return {torch: to_torch_layout(path[-1], shape) for torch, path, shape in wanted}
 
 
 def _listed(items: list[str], limit: int = 12) -> str:
@@ -133,29 +162,31 @@ def from_torch(name: str, state: Mapping[str, np.ndarray], **overrides: Any) -> 
   Raises:
     InputError: names are missing or unexpected, or a shape differs; every list is in the message.
   """
+  overrides, scanned = _unrolled(overrides)
   rules = dialects.dialect(name, overrides)
-  wanted = {torch: (path, shape) for torch, path, shape in _wanted(name, overrides)}
+  wanted: dict[str, list[tuple[Path, tuple[int, ...]]]] = {}
+  for torch, path, shape in _wanted(name, overrides):
+    wanted.setdefault(torch, []).append((path, shape))
   given = {
     dialects.rewrite(key, rules.aliases): value
     for key, value in names.to_original(name, state, wanted).items()
   }
   for prefix in rules.optional:
     if not any(key.startswith(prefix) for key in given):
-      wanted = {key: place for key, place in wanted.items() if not key.startswith(prefix)}
+      wanted = {key: places for key, places in wanted.items() if not key.startswith(prefix)}
   heads = () if name in _system_names() else dialects.HEADS
   droppable = (*dialects.NEVER_WEIGHTS, *heads, *rules.dead)
   missing = sorted(wanted.keys() - given.keys())
   unexpected = sorted(key for key in given.keys() - wanted.keys() if not dialects.matches(key, droppable))
   flat: dict[Path, np.ndarray] = {}
   misshapen = []
-  for key, (path, shape) in wanted.items():
+  for key, path, shape in ((key, *place) for key, places in wanted.items() for place in places):
     if key not in given:
       continue
     value = to_flax_layout(path[-1], given[key], shape)
     if value is None:
-      misshapen.append(
-        f"{key} is {list(given[key].shape)} instead of {list(to_torch_layout(path[-1], shape))}"
-      )
+      expected = list(to_torch_layout(path[-1], shape))
+      misshapen.append(f"{key} is {list(given[key].shape)} instead of {expected}")
     else:
       flat[path] = value
   faults = [
@@ -170,4 +201,5 @@ def from_torch(name: str, state: Mapping[str, np.ndarray], **overrides: Any) -> 
       f"the tensors do not fit '{name}' with {settings or 'its defaults'}; {'; '.join(faults)}; "
       "give the file of this very model or the overrides that it was trained with."
     )
-  return traverse_util.unflatten_dict(flat)
+  variables = traverse_util.unflatten_dict(flat)
+  return variables if scanned is None else {**variables, "params": _stack(variables["params"], scanned)}

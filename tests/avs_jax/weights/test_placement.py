@@ -200,3 +200,25 @@ def test_names_of_neither_kind_are_refused():
   with pytest.raises(InputError, match="'pvt' is neither an encoder nor a system; give one of: pvt_v2_b0"):
     weights.to_torch_names("pvt")
   assert set(systems.NAMES).isdisjoint(encoders.NAMES)
+
+
+def test_blocks_are_stacked_for_an_encoder_that_scans_them():
+  names = weights.to_torch_names("mit_b0")
+  state = {
+    key: np.random.default_rng(0).normal(size=shape).astype(np.float32) for key, shape in names.items()
+  }
+  stacked = weights.from_torch("mit_b0", state, scan=True)["params"]
+  abstract = placement.abstract_variables("mit_b0", scan=True)["params"]
+  assert jax.tree.map(np.shape, stacked) == jax.tree.map(lambda leaf: leaf.shape, abstract)
+  kernel = stacked["block2"]["attn"]["q"]["kernel"]
+  np.testing.assert_array_equal(kernel[1], state["block2.1.attn.q.weight"].T)
+  assert isinstance(kernel, np.ndarray)
+  assert weights.to_torch_names("mit_b0", scan=True) == names
+
+
+def test_one_tensor_may_fill_several_places(parts, monkeypatch):
+  shared = dialects.Dialect(renames=((r"^norm\.", "layers.0.1."),))
+  monkeypatch.setitem(dialects.DIALECTS, "parts", lambda overrides: shared)
+  state = {key: value for key, value in parts.items() if not key.startswith("norm.")}
+  params = weights.from_torch("parts", state)["params"]
+  np.testing.assert_array_equal(params["norm"]["scale"], params["layers_0_1"]["scale"])
