@@ -33,11 +33,17 @@ _CLASSES = (
   "iou_class_frame_published", "f_class_frame_published",
 )  # fmt: skip
 _AGAINST_EMPTY = ("fpr", "iou_frame_empty", "quiet_frames", "similarity")
+# What an all-empty prediction gets: a figure of the own sound's summary, or a constant.
 _FLOORS = {
-  "iou_frame": "iou_frame_floor",
-  "f_max_batch20": "f_max_batch20_floor",
-  "f_max_dataset": "f_max_dataset_floor",
-}
+  "iou_frame": "iou_frame_floor", "f_max_batch20": "f_max_batch20_floor", "f_max_dataset": "f_max_dataset_floor",
+  "iou_dataset": 0.0, "f_at_half": 0.0, "fpr": 0.0, "iou_frame_empty": 1.0, "quiet_frames": 1.0,
+}  # fmt: skip
+# The G figure in each column; the first of each family is the published one.
+_GLOBALS = {
+  "iou_frame": "g_iou", "f_max_batch20": "g_f", "iou_dataset": "g_iou_dataset", "f_max_dataset": "g_f_max_dataset",
+  "f_at_half": "g_f_at_half", "fpr": "g_fpr",
+}  # fmt: skip
+_CLASS_GLOBALS = {"iou_class_frame": "g_iou", "f_class_frame": "g_f", "fpr": "g_fpr"}
 LEGEND = {
   "iou_frame": "mean over frames of I/U at p > 0.5; empty masks scored by background (AVSBench's mIoU)",
   "f_max_batch20": "max over 255 thresholds inside each run of 20 frames, then mean (AVSBench's F, 4 clips)",
@@ -60,24 +66,20 @@ LEGEND = {
 def with_global(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
   """The results with "global" added: the G figures, None unless own sound and all three negatives are there.
 
-  Returns: `g_iou`, `g_f`, `g_fpr` of the published family (iou_frame, f_max_batch20), `g_f_at_half` of the
-    threshold-free F, and `g_iou_bound`, `g_f_bound`, what a perfect model would get (an empty prediction does
-    not score 0, so the bound is below 1).
+  Returns: `g_iou`, `g_f`, `g_fpr` of the published family (iou_frame, f_max_batch20; of classes: iou_class_frame,
+    f_class_frame), `g_<family>` of the others, and `g_iou_bound`, `g_f_bound`, what a perfect model would get (an
+    empty prediction does not score 0, so the bound is below 1).
   """
   results = {name: dict(figures) for name, figures in results.items() if name not in ("global", "record")}
-  scores: dict[str, float | None] = dict.fromkeys(
-    ("g_iou", "g_f", "g_fpr", "g_f_at_half", "g_iou_bound", "g_f_bound")
-  )
+  first = next(iter(results.values()), {})
+  families = _GLOBALS if "iou_frame" in first else _CLASS_GLOBALS
+  scores: dict[str, float | None] = dict.fromkeys((*families.values(), "g_iou_bound", "g_f_bound"))
   if all(name in results for name in ("positive", *NEGATIVES)):
-    own = results["positive"]
-    is_binary = "iou_frame" in own
-    families = {"g_iou": "iou_frame", "g_f": "f_max_batch20", "g_f_at_half": "f_at_half"}
-    if not is_binary:
-      families = {"g_iou": "iou_class_frame", "g_f": "f_class_frame"}
-    scores["g_fpr"] = sum(results[name]["fpr"] for name in NEGATIVES) / len(NEGATIVES)
-    for target, figure in families.items():
-      scores[target] = _g(own.get(figure), [results[name].get(figure) for name in NEGATIVES])
-    if is_binary:
+    own, negatives = results["positive"], [results[name] for name in NEGATIVES]
+    for figure, target in families.items():
+      scores[target] = _g(own.get(figure), [row.get(figure) for row in negatives])
+    scores["g_fpr"] = sum(row["fpr"] for row in negatives) / len(negatives)
+    if families is _GLOBALS:
       scores["g_iou_bound"] = _g(1.0, [own["iou_frame_floor"]])
       scores["g_f_bound"] = _g(1.0, [own["f_max_batch20_floor"]])
   results["global"] = scores
@@ -137,7 +139,8 @@ def commit() -> str:
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-  """Header and rows of the scoreboard: own sound, the negatives, their mean, the floor, unseen sounds."""
+  """Header and rows of the scoreboard: own sound, negatives, their mean, the floor, unseen sounds, globals."""
+  scores = with_global(results)["global"]
   sounds = {name: results[name] for name in results if name not in ("global", "record")}
   if not sounds:
     raise InputError("the scoreboard has no sound to show; evaluate at least the clips' own sound.")
@@ -150,16 +153,26 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[lis
 
   known = [name for name in ROW_NAMES if name in sounds]
   for name in known:
-    add(ROW_NAMES[name], sounds[name], f"{sounds[name]['frames']} / {sounds[name]['clips']}")
+    figures = sounds[name]
+    # With the own sound the empty mask is not the right answer, so nothing is said of it.
+    shown = {c: figures.get(c) for c in columns if name != "positive" or c not in _AGAINST_EMPTY[1:3]}
+    add(ROW_NAMES[name], shown, f"{figures['frames']} / {figures['clips']}")
   present = [sounds[name] for name in NEGATIVES if name in sounds]
   if len(present) == len(NEGATIVES):
     values = {c: [figures.get(c) for figures in present] for c in columns}
     add("mean of the three", {c: None if None in v else sum(v) / len(v) for c, v in values.items()})
   if "iou_frame_floor" in first:
-    add("(all-empty prediction)", {c: first.get(floor) for c, floor in _FLOORS.items()} | {"f_at_half": 0.0})
+    add("(all-empty prediction)", {c: first[v] if isinstance(v, str) else v for c, v in _FLOORS.items()})
   for name, figures in sounds.items():
     if name not in ROW_NAMES:
       add(name.replace("_", " "), figures, f"{figures['frames']} / {figures['clips']}")
+  if scores["g_iou"] is not None:
+    families = _GLOBALS if "iou_frame" in first else _CLASS_GLOBALS
+    add("G, all sounds", {c: scores[target] for c, target in families.items()})
+  if scores["g_iou_bound"] is not None:
+    bounds = {"iou_frame": scores["g_iou_bound"], "f_max_batch20": scores["g_f_bound"]}
+    bounds["f_max_dataset"] = _g(1.0, [first["f_max_dataset_floor"]])
+    add("(G of a perfect model)", {**bounds, "iou_dataset": 1.0, "f_at_half": 1.0, "fpr": 0.0})
   return ["sound", *columns, "frames / clips"], rows
 
 
@@ -172,11 +185,8 @@ def _global_line(results: Mapping[str, Mapping[str, Any]]) -> str:
   if scores["g_iou"] is None:
     return "Global scores need the clips' own sound, silence, noise and off-screen sound."
   line = f"G-mIoU {_number(scores['g_iou'])}, G-F {_number(scores['g_f'])}, G-FPR {_number(scores['g_fpr'])}"
-  if scores["g_f_bound"] is None:
-    return line + " (iou_class_frame, f_class_frame)"
-  bounds = f"G-mIoU {_number(scores['g_iou_bound'])}, G-F {_number(scores['g_f_bound'])}"
-  line = f"{line} (iou_frame, f_max_batch20; a perfect model: {bounds})"
-  return f"{line}; G of f_at_half {_number(scores['g_f_at_half'])}"
+  family = "iou_frame, f_max_batch20" if "g_f_at_half" in scores else "iou_class_frame, f_class_frame"
+  return f"{line} (of {family})"
 
 
 def _warning(record: Mapping[str, Any]) -> str:

@@ -187,6 +187,16 @@ def test_dice_and_mix_dice_equal_avsegformer(golden, rule):
   np.testing.assert_allclose(whole, kept["ms3_dice"][2] / 0.1, rtol=1e-4)
 
 
+@pytest.mark.golden
+def test_focal_equals_ravs(golden, rule):
+  logits = jnp.asarray(rule.array("focal.logits", (5, 256, 256))[None])
+  masks = (rule.array("mask", (5, 256, 256)) > 0)[None]
+  kept = np.load(golden("bias_avs/binary_focal_loss.npz"))["per_frame"]
+  for t in range(5):
+    value = losses.focal(logits, masks, np.eye(5)[t : t + 1])
+    np.testing.assert_allclose(value, kept[t], rtol=1e-5)
+
+
 SEGMENTATION = {"bce": losses.bce, "focal": losses.focal, "dice": losses.dice, "soft_iou": losses.soft_iou}
 
 

@@ -91,7 +91,10 @@ def test_unseen_sounds_get_rows_but_no_part_in_the_global_scores():
   results = four()
   with_unseen = {**results, "unseen_rooster": figures(9)}
   assert report.with_global(with_unseen)["global"] == report.with_global(results)["global"]
-  assert [row[0] for row in report.table(with_unseen)[1]][-1] == "unseen rooster"
+  assert [row[0] for row in report.table(with_unseen)[1]] == [
+    "own sound", "silence", "noise", "off-screen sound", "mean of the three", "(all-empty prediction)",
+    "unseen rooster", "G, all sounds", "(G of a perfect model)",
+  ]  # fmt: skip
 
 
 def test_the_bounds_are_what_a_perfect_model_gets():
@@ -109,11 +112,15 @@ def test_the_bounds_are_what_a_perfect_model_gets():
 
   right = summary(np.where(perfect, 30, -30).astype(np.float32))
   quiet = summary(np.full(perfect.shape, -30, np.float32))
-  scores = report.with_global({"positive": right, "silence": quiet, "noise": quiet, "offscreen": quiet})[
-    "global"
-  ]
+  sounds = {"positive": right, "silence": quiet, "noise": quiet, "offscreen": quiet}
+  scores = report.with_global(sounds)["global"]
   assert scores["g_iou"] == pytest.approx(scores["g_iou_bound"])
   assert scores["g_f"] == pytest.approx(scores["g_f_bound"])
+  header, rows = report.table(sounds)
+  shown = dict(zip(header, rows[-2], strict=True))
+  for figure, value in {"iou_frame": "g_iou", "f_max_batch20": "g_f", "fpr": "g_fpr"}.items():
+    assert shown[figure] == f"{scores[value]:.4f}"
+  assert shown == dict(zip(header, ["G, all sounds", *rows[-1][1:]], strict=True))
   assert scores["g_f"] < 1 and scores["g_f_at_half"] == pytest.approx(1) and scores["g_fpr"] == 0
 
 
@@ -122,7 +129,7 @@ def test_figures_that_are_undefined_become_a_dash_and_null(tmp_path):
   paths = report.write(str(tmp_path), results, RECORD, show=False)
   assert "NaN" not in Path(paths["json"]).read_text()
   row = Path(paths["md"]).read_text().split("| own sound |")[1].splitlines()[0]
-  assert row.count("–") == 2
+  assert row.count("–") == 4  # those two, and the two against the empty mask
 
 
 def test_class_figures_fill_the_same_table(tmp_path):
@@ -136,7 +143,7 @@ def test_class_figures_fill_the_same_table(tmp_path):
     tally.add(counts, np.arange(2), np.ones((2, 2), bool))
     results[name] = metrics.summarise_classes(tally)
   header, rows = report.table(results)
-  assert "iou_class_frame" in header and "iou_frame" not in header and len(rows) == 5
+  assert "iou_class_frame" in header and "iou_frame" not in header and len(rows) == 6
   report.write(str(tmp_path), results, RECORD, show=False)
   assert report.read(str(tmp_path))["global"]["g_iou"] > 0
 
