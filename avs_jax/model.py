@@ -69,10 +69,8 @@ def starting_variables(config: Any, model: nn.Module) -> dict[str, Any]:
       loaded = load_encoder(path, name, arguments.to_dict())
       place(variables, loaded, (*wrapped, f"{part}_encoder"), path)
   if config.init.system:
-    from avs_jax import weights
-
     settings = {key: value for key, value in config.model.to_dict().items() if key != "system"}
-    loaded = weights.from_torch(config.model.system, weights.read(config.init.system), **settings)
+    loaded = read_weights(config.init.system, config.model.system, settings)
     place(variables, loaded, wrapped, config.init.system)
   if config.init.run:
     from avs_jax.checkpoint import load_variables
@@ -83,11 +81,19 @@ def starting_variables(config: Any, model: nn.Module) -> dict[str, Any]:
 
 def load_encoder(path: str, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
   """Weights of an encoder from a file; "imagenet" finds those that a package ships."""
-  from avs_jax import weights
-
   if path == "imagenet":
     path = str(encoders.pretrained_path(name))
-  return weights.from_torch(name, weights.read(path), **arguments)
+  return read_weights(path, name, arguments)
+
+
+def read_weights(path: str, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+  """A weight file of any container as variables of the network `name`. Raises `InputError` naming the file."""
+  from avs_jax import weights
+
+  try:
+    return weights.from_torch(name, weights.read(path), **settings)
+  except InputError as error:
+    raise error if path in str(error) else InputError(f"{path}: {error}") from None
 
 
 def place(variables: dict, loaded: Mapping[str, Any], prefix: tuple[str, ...], origin: str) -> None:

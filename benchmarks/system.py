@@ -1,0 +1,241 @@
+"""What one configuration costs: clips a second, compile seconds, memory, FLOPs, and how the data keep up.
+
+Every speed is also given as a share of the rate of a plain 3 x 3 convolution measured in turn with it, because
+machines are noisy and shared.
+
+  python -m benchmarks.system --config=configs/ms3.py --output=docs/benchmark_ms3.md
+"""
+
+import json
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from ml_collections import config_flags
+
+from avs_jax import mesh as meshes
+from avs_jax import optimizer as optimizers
+from avs_jax.logbook import versions
+from avs_jax.model import build_model, build_objective, starting_variables
+from avs_jax.step import TrainState, make_predict_step, make_train_step
+from avs_jax.types import Batch
+
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/ms3.py", "What to measure.", lock_config=True)
+_BATCH = flags.DEFINE_integer("batch", 1, "Clips in a batch.")
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls after one warm-up; medians are reported.")
+_OUTPUT = flags.DEFINE_string("output", None, "Markdown file to write; its JSON beside it.")
+
+Row = tuple[str, str]
+
+
+def seconds_of(call: Callable[[], Any]) -> float:
+  """Wall seconds of a call, its results waited for."""
+  begin = time.perf_counter()
+  jax.block_until_ready(call())
+  return time.perf_counter() - begin
+
+
+def plain_convolution() -> tuple[Callable[[], Any], float]:
+  """A 3 x 3 convolution of 256 channels on five 56 x 56 maps, and its floating-point operations."""
+  shape, channels = (5, 56, 56, 256), 256
+  x, kernel = jnp.ones(shape), jnp.ones((3, 3, channels, channels))
+  run = jax.jit(
+    lambda x, kernel: jax.lax.conv_general_dilated(
+      x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+  )
+  jax.block_until_ready(run(x, kernel))
+  return lambda: run(x, kernel), 2.0 * np.prod(shape) * channels * 9
+
+
+def in_turn(call: Callable[[], Any], repeats: int) -> dict[str, float]:
+  """Median seconds of `call`, and of the plain convolution run before each call of it."""
+  plain, work = plain_convolution()
+  times, rates = [], []
+  for _ in range(repeats):
+    rates.append(work / seconds_of(plain))
+    times.append(seconds_of(call))
+  return {
+    "seconds": statistics.median(times),
+    "plain_flop_per_s": statistics.median(rates),
+    "best": min(times),
+  }
+
+
+def example_batch(config: Any, clips: int) -> Batch:
+  """Random frames and sound of the config's size."""
+  random = np.random.default_rng(0)
+  seconds, size = config.data.seconds, config.data.size
+  shape = (clips, seconds)
+  return Batch(
+    frames=random.integers(0, 256, (*shape, size, size, 3), np.uint8),
+    log_mel=random.normal(size=(*shape, 96, 64)).astype(np.float32),
+    masks=random.integers(0, 2, (*shape, size, size)).astype(np.int32),
+    annotated=np.ones(shape, bool),
+    present=np.ones(shape, bool),
+    condition=np.zeros(clips, np.int32),
+    index=np.arange(clips, dtype=np.int32),
+  )
+
+
+def compiled(function: Any, *arguments: Any) -> tuple[Any, dict[str, float]]:
+  """The compiled program, with seconds to trace and to compile, FLOPs and temporary memory."""
+  begin = time.perf_counter()
+  lowered = function.lower(*arguments)
+  traced = time.perf_counter()
+  program = lowered.compile()
+  done = time.perf_counter()
+  cost: Any = program.cost_analysis() or {}
+  cost = cost[0] if isinstance(cost, list) else cost
+  memory = program.memory_analysis()
+  return program, {
+    "trace_s": traced - begin,
+    "compile_s": done - traced,
+    "flop": float(cost.get("flops", float("nan"))),
+    "temporary_bytes": float(getattr(memory, "temp_size_in_bytes", float("nan"))),
+    "argument_bytes": float(getattr(memory, "argument_size_in_bytes", float("nan"))),
+  }
+
+
+def measure(config: Any, clips: int, repeats: int) -> dict[str, Any]:
+  """All figures of one configuration, by name."""
+  from data_pipelines import feed, sources
+
+  begin = time.perf_counter()
+  mesh = meshes.make_mesh(clips, devices=jax.devices()[:1])
+  model = build_model(config)
+  variables = starting_variables(config, model)
+  learns, _ = optimizers.split_trainable(variables["params"], tuple(config.optimizer.frozen))
+  rule = optimizers.build(config.optimizer, config.schedule, 100, 10)
+  state = TrainState(np.zeros((), np.int32), variables["params"], variables["batch_stats"], None)
+  state = state.replace(opt_state=jax.eval_shape(rule.init, learns))
+  sharding = meshes.weight_sharding(mesh, state)
+  opt_state = jax.jit(rule.init, out_shardings=sharding.opt_state)(learns)
+  state = jax.device_put(state.replace(opt_state=opt_state), sharding)
+  batch = meshes.put_batch(mesh, example_batch(config, clips))
+  key = jax.device_put(jax.random.key(0), meshes.replicated(mesh))
+  figures: dict[str, Any] = {"start_s": time.perf_counter() - begin}
+  figures["parameters"] = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+  figures["trainable"] = sum(leaf.size for leaf in jax.tree.leaves(learns))
+
+  predict, figures["inference"] = compiled(make_predict_step(model, mesh), state.variables, batch)
+  jax.block_until_ready(predict(state.variables, batch))
+  figures["inference"] |= in_turn(lambda: predict(state.variables, batch), repeats)
+  figures["inference"]["peak_rss_bytes"] = peak_memory()
+
+  train_step = make_train_step(
+    model,
+    build_objective(config),
+    rule,
+    frozen=tuple(config.optimizer.frozen),
+    pieces=1,
+    mesh=mesh,
+    state_sharding=sharding,
+  )
+  program, figures["training"] = compiled(train_step, state, batch, key)
+  figures["training"]["first_step_s"] = seconds_of(lambda: program(state, batch, key))
+  state = jax.device_put(fresh(state, variables, rule, learns, sharding), sharding)
+
+  def step() -> Any:
+    nonlocal state
+    state, losses = program(state, batch, key)
+    return losses
+
+  figures["training"] |= in_turn(step, repeats)
+  figures["training"]["peak_rss_bytes"] = peak_memory()
+
+  source = sources.build(config, "train")
+  figures["data_set"] = source.title
+  with_cache = feed.training(config, source)
+  for _ in range(2):
+    next(with_cache)
+  begin, count = time.perf_counter(), 8
+  for _ in range(count):
+    next(with_cache)
+  figures["feed_clips_per_s"] = count * config.schedule.batch / (time.perf_counter() - begin)
+  with_cache.close()
+  return figures
+
+
+def fresh(state: Any, variables: Mapping[str, Any], rule: Any, learns: Any, sharding: Any) -> Any:
+  """The starting state once more: a step gives its input's memory away."""
+  del state
+  opt_state = jax.jit(rule.init, out_shardings=sharding.opt_state)(learns)
+  return TrainState(np.zeros((), np.int32), variables["params"], variables["batch_stats"], opt_state)
+
+
+def peak_memory() -> float:
+  """Largest resident size of this process so far, bytes."""
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def table(config: Any, figures: Mapping[str, Any], clips: int, repeats: int) -> str:
+  """The figures as a Markdown page with every condition."""
+  data, model = config.data, config.model
+  rows: list[Row] = [
+    ("system", f"{model.system}, {model.visual}, {model.audio}, {model.num_classes} class(es)"),
+    ("input", f"{clips} clip(s) of {data.seconds} x {data.size} x {data.size}, {model.dtype}"),
+    ("device", f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores, {platform.machine()}"),
+    ("versions", ", ".join(f"{name} {version}" for name, version in versions().items())),
+    ("timing", f"median of {repeats} calls after one warm-up; audio encoder included, data excluded"),
+    ("load average at the end", ", ".join(f"{value:.1f}" for value in os.getloadavg())),
+    ("parameters", f"{figures['parameters']:,}, trainable {figures['trainable']:,}"),
+    ("build, weights and optimiser", f"{figures['start_s']:.1f} s"),
+  ]
+  for name in ("inference", "training"):
+    part = figures[name]
+    rate = part["flop"] / part["seconds"]
+    rows += [
+      (f"{name}: trace, compile", f"{part['trace_s']:.1f} s, {part['compile_s']:.1f} s"),
+      (f"{name}: work", f"{part['flop'] / clips / 1e9:.1f} GFLOP a clip (compiled program)"),
+      (f"{name}: time", f"{part['seconds'] / clips:.3f} s a clip (best {part['best'] / clips:.3f})"),
+      (f"{name}: rate", f"{clips / part['seconds']:.3f} clips/s, {rate / 1e9:.1f} GFLOP/s"),
+      (f"{name}: share of a plain 3x3 convolution", f"{rate / part['plain_flop_per_s']:.0%} of "
+       f"{part['plain_flop_per_s'] / 1e9:.1f} GFLOP/s measured in turn"),
+      (f"{name}: memory", f"peak {part['peak_rss_bytes'] / 1e9:.2f} GB resident; program's temporaries "
+       f"{part['temporary_bytes'] / 1e9:.2f} GB"),
+    ]  # fmt: skip
+  wanted = clips / figures["training"]["seconds"]
+  rows += [
+    ("first training step after compilation", f"{figures['training']['first_step_s']:.1f} s"),
+    ("data pipeline alone", f"{figures['feed_clips_per_s']:.1f} clips/s ({figures['data_set']}),"
+     f" {figures['feed_clips_per_s'] / wanted:.0f} times what the training step takes"),
+  ]  # fmt: skip
+  return "\n".join(
+    ["| figure | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows), ""]
+  )
+
+
+def main(arguments: list[str]) -> None:
+  from run import use_compilation_cache
+
+  del arguments
+  use_compilation_cache()
+  config, clips, repeats = _CONFIG.value, _BATCH.value, _REPEATS.value
+  figures = measure(config, clips, repeats)
+  text = table(config, figures, clips, repeats)
+  print(text)
+  if _OUTPUT.value:
+    title = f"# Cost of {config.title or config.model.system}\n\n"
+    command = (
+      f"`python -m benchmarks.system --config={flags.FLAGS['config'].config_filename}`\n\n"
+      if hasattr(flags.FLAGS["config"], "config_filename")
+      else ""
+    )
+    with open(_OUTPUT.value, "w") as file:
+      file.write(title + command + text)
+    with open(os.path.splitext(_OUTPUT.value)[0] + ".json", "w") as file:
+      json.dump(figures, file, indent=1)
+
+
+if __name__ == "__main__":
+  app.run(main)
