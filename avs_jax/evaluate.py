@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
@@ -63,7 +64,7 @@ def judge(
   mesh: Mesh,
   *,
   keep: Iterable[int] = (),
-  on_probabilities: Callable[[int, np.ndarray], None] | None = None,
+  save: Callable[[int, np.ndarray, str], Any] | None = None,
   describe: str = "",
 ) -> Seen:
   """Runs one split under one sound.
@@ -71,11 +72,12 @@ def judge(
   Args:
     batches: as `loader.eval_batches` gives them; rows with index -1 only fill the batch.
     keep: clip indices whose probability maps are returned.
-    on_probabilities: called with (clip index, float32 [T, H, W]) for every clip.
+    save: called for every clip with its index and [T, H, W] "probabilities", or "labels" of classes.
   """
   tally, probabilities, agreement = metrics.Tally(), {}, []
   kept = set(keep)
   whole = jax.jit(activity, out_shardings=meshes.replicated(mesh))
+  chosen = jax.jit(lambda logits: jnp.argmax(logits, -1), out_shardings=meshes.replicated(mesh))
   for rows in tqdm(batches, desc=describe, unit="batch", leave=False, disable=None):
     batch = meshes.put_batch(mesh, Batch(**rows))
     outputs = predict(variables, batch)
@@ -83,13 +85,15 @@ def judge(
     tally.add(counts, index, counted)
     if similarity is not None:
       agreement.append(similarity[index >= 0].reshape(-1))
-    if on_probabilities is not None or kept & set(index.tolist()):
-      maps = np.asarray(whole(outputs.logits))
+    if save is not None:
+      kind = "probabilities" if outputs.logits.shape[-1] == 1 else "labels"
+      maps = np.asarray(whole(outputs.logits) if kind == "probabilities" else chosen(outputs.logits))
       for row, clip in enumerate(index.tolist()):
-        if clip >= 0 and on_probabilities is not None:
-          on_probabilities(clip, maps[row])
-        if clip in kept:
-          probabilities[clip] = maps[row]
+        if clip >= 0:
+          save(clip, maps[row], kind)
+    if kept & set(index.tolist()):
+      maps = np.asarray(whole(outputs.logits))
+      probabilities.update({clip: maps[row] for row, clip in enumerate(index.tolist()) if clip in kept})
   is_classes = tally.stacked()[2].__class__ is metrics.ClassCounts
   figures = metrics.summarise_classes(tally) if is_classes else metrics.summarise(tally)
   if agreement:
@@ -115,8 +119,8 @@ def four_sounds(
 
       folder = os.path.join(workdir, "masks")
 
-      def save(clip: int, maps: np.ndarray, name: str = name, folder: str = folder) -> None:
-        score.save_masks(folder, name, source.ids[clip], maps)
+      def save(clip: int, maps: np.ndarray, kind: str, name: str = name, folder: str = folder) -> None:
+        score.save_masks(folder, name, source.ids[clip], maps, kind)
 
     seen[name] = judge(
       predict,
@@ -125,7 +129,7 @@ def four_sounds(
       feed.evaluation(config, source, condition),
       mesh,
       keep=pictured,
-      on_probabilities=save,
+      save=save,
       describe=f"{config.eval.split} under {name}",
     )
   feed.write_manifest(config, source, os.path.join(workdir, "manifest.csv"))
@@ -164,7 +168,7 @@ def evaluate(config: Any, workdir: str) -> dict[str, Any]:
     record = run_record(config, source, variables)
     report.write(workdir, results, record)
     draw(config, source, seen, workdir)
-  return results
+  return report.with_global(results)
 
 
 def score_folder(config: Any, folder: str | None, workdir: str) -> dict[str, Any]:

@@ -66,7 +66,9 @@ def _stand_in(config: Any, split: str) -> Source:
       subset, split, count, size=data.size, seconds=data.seconds, seed=data.seed, annotated=annotated
     )
   if data.stand_in == "real_media":
-    from data_pipelines.real_media import RealMedia
+    from data_pipelines.real_media import RealMedia, prepare
+
+    prepare(data.media_cache or None)  # fetched and built once
 
     return RealMedia(
       subset,
