@@ -114,13 +114,13 @@ def four_sounds(
   for name in config.eval.conditions:
     condition = condition_of(name)
     save = None
-    if config.eval.save_masks:
+    if config.eval.save_masks and jax.process_index() == 0:
       from avs_jax import score
 
       folder = os.path.join(workdir, "masks")
 
       def save(clip: int, maps: np.ndarray, kind: str, name: str = name, folder: str = folder) -> None:
-        score.save_masks(folder, name, source.ids[clip], maps, kind)
+        score.save_masks(folder, name, source.ids[clip], maps, kind=kind)
 
     seen[name] = judge(
       predict,
@@ -132,8 +132,15 @@ def four_sounds(
       save=save,
       describe=f"{config.eval.split} under {name}",
     )
-  feed.write_manifest(config, source, os.path.join(workdir, "manifest.csv"))
+  if jax.process_index() == 0:
+    feed.write_manifest(config, source, os.path.join(workdir, "manifest.csv"))
   return seen
+
+
+def selection_metrics(num_classes: int) -> tuple[str, ...]:
+  """The figures that may choose the best checkpoint: higher is better, one number for a split."""
+  names = (name for name in report.LEGEND if name.startswith(("iou_", "f_")) and not name.endswith("_empty"))
+  return tuple(name for name in names if ("_class_" in name) == (num_classes > 1))
 
 
 def condition_of(name: str) -> Condition:
