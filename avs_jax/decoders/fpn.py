@@ -66,7 +66,7 @@ class FeatureFusion(nn.Module):
 
   @nn.compact
   def __call__(
-    self, coarse: Float[Array, "N h w D"], fine: Float[Array, "N h w D"] | None = None
+    self, coarse: Float[Array, "N h1 w1 D"], fine: Float[Array, "N h w D"] | None = None
   ) -> Float[Array, "N h2 w2 D"]:
     if fine is not None:
       if coarse.shape[1:3] != fine.shape[1:3]:  # a stage of odd size: doubling overshoots by one
