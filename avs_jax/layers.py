@@ -266,6 +266,22 @@ class DropPath(nn.Module):
     return drop_path(x, self.rate, self.make_rng("dropout"))
 
 
+def repeated(block: type[nn.Module], *, plain: bool, remat: bool, static: tuple[int, ...] = ()) -> Any:
+  """`block` as a network that has many equal ones should use it: traced once, not once for each.
+
+  A B5 backbone traces in a tenth of the time, and called without jit it compiles a program for each stage
+  and not one for each operation.
+
+  Args:
+    plain: leave it as it is; while variables are made nothing may come from an earlier trace.
+    remat: recompute its inside in the backward pass instead of storing it.
+    static: positions of arguments that are Python values, self counted as 0.
+  """
+  if plain:
+    return block
+  return nn.jit(nn.remat(block, static_argnums=static) if remat else block, static_argnums=static)
+
+
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
   """The exact (erf) form, which all published backbones use; jax.nn.gelu defaults to the tanh form."""
   return jax.nn.gelu(x, approximate=False)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from avs_jax.encoders.imagenet import IMAGENET_MEAN, IMAGENET_STD
-from avs_jax.layers import Conv, Dtype, he_fan_in
+from avs_jax.layers import Conv, Dtype, he_fan_in, repeated
 
 
 class ConvStage(nn.Module):
@@ -54,7 +54,7 @@ class ConvPyramid(nn.Module):
     return tuple(self.width * (i + 1) for i in range(4))
 
   def setup(self) -> None:
-    stage = nn.remat(ConvStage) if self.remat else ConvStage
+    stage = repeated(ConvStage, plain=self.is_initializing(), remat=self.remat)
     for i, channels in enumerate(self.channels):
       kernel, stride = (4, 4) if i == 0 else (2, 2)
       setattr(self, f"stage{i + 1}", stage(channels, kernel, stride, self.dtype))

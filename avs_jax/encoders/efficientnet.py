@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from avs_jax.errors import InputError
-from avs_jax.layers import BatchNorm, Conv, DepthwiseConv, Dtype, drop_path, he_fan_out
+from avs_jax.layers import BatchNorm, Conv, DepthwiseConv, Dtype, drop_path, he_fan_out, repeated
 
 # (kernel, stride, expansion, output channels, repeats): EfficientNet, table 1.
 _LAYOUT = (
@@ -127,7 +127,7 @@ class EfficientNetLite(nn.Module):
     conv = functools.partial(Conv, use_bias=False, dtype=self.dtype, kernel_init=he_fan_out)
     self._conv_stem = conv(int(np.ceil(STEM * self.width)), 3, 2, "SAME")
     self._bn0 = BatchNorm(1e-3, 0.01, dtype=self.dtype)
-    block = nn.remat(InvertedBottleneck, static_argnums=(2,)) if self.remat else InvertedBottleneck
+    block = repeated(InvertedBottleneck, plain=self.is_initializing(), remat=self.remat, static=(2,))
     for j, shape in enumerate(self.blocks):
       setattr(self, f"_blocks_{j}", block(*shape, self.depthwise, self.dtype))
     if self.with_head:

@@ -22,6 +22,7 @@ from avs_jax.layers import (
   drop_path,
   gelu,
   he_fan_out,
+  repeated,
   trunc_normal,
 )
 
@@ -203,7 +204,7 @@ class MixTransformer(nn.Module):
       setattr(self, f"patch_embed{i + 1}", PatchEmbed(dim, kernel, stride, outer, self.dtype))
       setattr(self, f"norm{i + 1}", LayerNorm(inner, self.dtype))
       block = functools.partial(
-        nn.remat(Block) if self.remat else Block,
+        repeated(Block, plain=self.is_initializing(), remat=self.remat),
         heads=self.heads[i],
         sr_ratio=self.sr_ratios[i],
         mlp_ratio=self.mlp_ratios[i],

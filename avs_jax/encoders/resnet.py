@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from avs_jax.encoders.imagenet import IMAGENET_MEAN, IMAGENET_STD
-from avs_jax.layers import BatchNorm, Conv, Dtype, he_fan_out
+from avs_jax.layers import BatchNorm, Conv, Dtype, he_fan_out, repeated
 
 EXPANSION = 4  # output channels of a bottleneck per inner channel (He et al., 2016, table 1)
 
@@ -64,7 +64,7 @@ class ResNet(nn.Module):
   def setup(self) -> None:
     self.conv1 = Conv(self.width, 7, 2, 3, use_bias=False, dtype=self.dtype, kernel_init=he_fan_out)
     self.bn1 = BatchNorm(dtype=self.dtype)
-    block = nn.remat(Bottleneck, static_argnums=(2,)) if self.remat else Bottleneck
+    block = repeated(Bottleneck, plain=self.is_initializing(), remat=self.remat, static=(2,))
     for i, depth in enumerate(self.depths):
       for j in range(depth):
         stride = 2 if i > 0 and j == 0 else 1

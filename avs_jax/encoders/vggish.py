@@ -47,10 +47,8 @@ class VGGish(nn.Module):
     """The last pooled map: 16 times coarser in time and in frequency."""
     x = x[..., None].astype(self.dtype)  # [N, time, mel, 1]
     for step in _FEATURES:
-      if step == "pool":
-        x = nn.max_pool(x, (2, 2), (2, 2))
-      else:
-        x = jax.nn.relu(getattr(self, f"features_{step[0]}")(x))
+      pool = step == "pool"
+      x = nn.max_pool(x, (2, 2), (2, 2)) if pool else jax.nn.relu(getattr(self, f"features_{step[0]}")(x))
     return x
 
   def __call__(self, x: Float[Array, "N 96 64"], *, train: bool = False) -> Float[Array, "N A"]:
