@@ -155,17 +155,18 @@ def condition_of(name: str) -> Condition:
 def evaluate(config: Any, workdir: str) -> dict[str, Any]:
   """Judges the best checkpoint of a run and writes scoreboard, manifest and pictures into its folder.
 
+  A folder without checkpoints is filled from `config.init`: somebody's weight file is judged as it is.
+
   Returns: {condition: figures}, and "global" with the G figures.
 
   Raises:
     InputError: no checkpoint, or a broken clip (evaluation never skips one silently).
   """
-  from avs_jax.checkpoint import load_variables
   from avs_jax.model import build_model
   from data_pipelines import sources
 
   model = build_model(config)
-  variables = load_variables(workdir)
+  variables = weights_to_judge(config, model, workdir)
   source = sources.build(config, config.eval.split, limit=config.eval.test_clips)
   mesh = meshes.make_mesh(config.eval.batch)
   log.info("evaluating %d clips of %s under %s", len(source), source.title, ", ".join(config.eval.conditions))
@@ -176,6 +177,17 @@ def evaluate(config: Any, workdir: str) -> dict[str, Any]:
     report.write(workdir, results, record)
     draw(config, source, seen, workdir)
   return report.with_global(results)
+
+
+def weights_to_judge(config: Any, model: Any, workdir: str) -> Mapping[str, Any]:
+  """The run's own weights; else those that `config.init.system` or `config.init.run` name."""
+  from avs_jax.checkpoint import load_variables
+  from avs_jax.model import starting_variables
+
+  is_run = any(os.path.isdir(os.path.join(workdir, name)) for name in ("best", "checkpoints"))
+  if not is_run and (config.init.system or config.init.run):
+    return starting_variables(config, model)
+  return load_variables(workdir)
 
 
 def score_folder(config: Any, folder: str | None, workdir: str) -> dict[str, Any]:
