@@ -4,10 +4,11 @@ python run.py --config=configs/quickstart.py --workdir=runs/quickstart
 python run.py --mode=eval --workdir=runs/quickstart
 """
 
-import json
 import logging
 import os
 import sys
+from itertools import pairwise
+from typing import NoReturn
 
 import absl.logging
 from absl import app, flags
@@ -28,49 +29,43 @@ _OUTPUT = flags.DEFINE_string("output", None, "prepare: folder to write the data
 def parse(arguments: list[str]) -> list[str]:
   """Reads the flags; a wrong one is a sentence and exit status 2, not a traceback."""
   try:
-    for argument in arguments[1:]:
-      if argument.startswith("--config="):
-        path = argument.removeprefix("--config=").split(":")[0]
-        if not os.path.exists(path):
-          raise InputError(f"--config={path}: no such file; the configs are in configs/.")
+    words = [word for argument in arguments[1:] for word in argument.split("=", 1)]
+    paths = [path for word, path in pairwise(words) if word in ("--config", "-config")]
+    for path in paths:
+      if not os.path.isfile(path.split(":")[0]):
+        raise InputError(f"--config={path}: no such file; the configs are in configs/.")
+    if not paths and any(word.startswith("--config.") for word in words):
+      raise InputError("--config.KEY=VALUE changes a config; give it too, as --config=configs/NAME.py.")
     rest = flags.FLAGS(arguments)
     _ = _CONFIG.value
     return rest
-  except (AttributeError, KeyError, TypeError, ValueError, OSError, flags.Error) as error:
-    lines = [line.strip() for line in str(error).strip().strip("'\"").splitlines() if line.strip()]
-    print(f"run.py: error: {lines[-1] if lines else type(error).__name__}", file=sys.stderr)
-    raise SystemExit(2) from None
+  except (AttributeError, KeyError) as error:  # a key that the config has not
+    text = str(error.args[0] if error.args else error).replace("\\n", "\n").replace("\\'", "").strip("'\"")
+    key, *hint = text.splitlines()
+    end(f"""the config has no setting '{key.strip("'")}'. {" ".join(hint)}""")
+  except (TypeError, ValueError, OSError, flags.Error) as error:
+    lines = str(error).replace("avs_jax.errors.InputError: ", "").strip().splitlines()
+    end(lines[-1] if "Traceback" in str(error) else " ".join(lines))
+
+
+def end(sentence: str) -> NoReturn:
+  print(f"run.py: error: {sentence.strip()}", file=sys.stderr)
+  raise SystemExit(2)
 
 
 def config_and_workdir() -> tuple[ConfigDict, str]:
   """The config given, or the one a run's folder holds; and the folder."""
   config, workdir = _CONFIG.value, _WORKDIR.value
-  if config is None and workdir:
-    path = os.path.join(workdir, "config.json")
-    if not os.path.exists(path):
-      raise InputError(f"{path} is not there; give --config, or the --workdir of a run.")
+  if config is None:
+    if not workdir:
+      raise InputError("--config is missing, e.g. --config=configs/quickstart.py.")
     from configs import common
 
-    with open(path) as file:
-      config = common.from_json(json.load(file), path)
-  if config is None:
-    raise InputError("--config is missing, e.g. --config=configs/quickstart.py.")
+    config = common.from_workdir(workdir)
   if not workdir:
-    name = (
-      flags.FLAGS["config"].config_filename if hasattr(flags.FLAGS["config"], "config_filename") else "run"
-    )
-    workdir = os.path.join("runs", os.path.splitext(os.path.basename(name.split(":")[0]))[0])
+    name = flags.FLAGS["config"].config_filename.split(":")[0]
+    workdir = os.path.join("runs", os.path.splitext(os.path.basename(name))[0])
   return config, workdir
-
-
-def use_compilation_cache() -> None:
-  """Compiled programs are kept between runs, so a second start takes seconds."""
-  import jax
-
-  default = os.path.join(os.path.expanduser("~"), ".cache", "avs_jax", "xla")
-  jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", default))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def main(arguments: list[str]) -> None:
@@ -84,20 +79,17 @@ def main(arguments: list[str]) -> None:
     return
   if rest:
     raise InputError(f"{' '.join(rest)}: not understood; settings are written --config.KEY=VALUE.")
+  from avs_jax import evaluate, mesh, variants
+
   config, workdir = config_and_workdir()
-  use_compilation_cache()
+  mesh.join_hosts()
+  mesh.keep_compiled_programs()
   if _MODE.value == "train":
-    from avs_jax.variants import train_all
-
-    train_all(config, workdir)
+    variants.train_all(config, workdir)
   elif _MODE.value == "eval":
-    from avs_jax.evaluate import evaluate
-
-    evaluate(config, workdir)
+    variants.evaluate_all(config, workdir)
   elif _MODE.value == "score":
-    from avs_jax.evaluate import score_folder
-
-    score_folder(config, _INPUT.value, workdir)
+    evaluate.score_folder(config, _INPUT.value, workdir)
   elif _MODE.value == "prepare":
     from data_pipelines.prepare import prepare
 
@@ -120,8 +112,7 @@ def run(arguments: list[str]) -> None:
   try:
     main(arguments)
   except InputError as error:
-    print(f"run.py: error: {error}", file=sys.stderr)
-    raise SystemExit(2) from None
+    end(str(error))
 
 
 if __name__ == "__main__":

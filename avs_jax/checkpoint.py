@@ -6,6 +6,7 @@ Layout under the work directory:
 Orbax writes each folder under a temporary name and renames it last, so a kill leaves no half checkpoint.
 """
 
+import json
 import logging
 import os
 import zlib
@@ -15,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from flax import traverse_util
+from etils import epath
 
 from avs_jax.errors import InputError
 
@@ -25,13 +26,28 @@ Tree = Any
 
 
 def digest(tree: Tree) -> dict[str, int]:
-  """CRC-32 of every array, by path. Arrays that other hosts hold in part are left out."""
+  """CRC-32 of every array, by path. Arrays that no host holds whole are left out."""
   sums = {}
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-      continue
-    sums[jax.tree_util.keystr(path)] = zlib.crc32(np.ascontiguousarray(leaf).tobytes())
+    if is_here(leaf):
+      sums[name_of(path)] = zlib.crc32(np.ascontiguousarray(leaf).tobytes())
   return sums
+
+
+def name_of(path: tuple) -> str:
+  """ "params/head/kernel": the same for a dataclass, a tuple and what they become in a file."""
+  return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+
+
+def is_here(x: Any) -> bool:
+  """Whether this process can read all of an array."""
+  return not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated
+
+
+def meta_digest(meta: Mapping[str, Any]) -> int:
+  """CRC-32 of what lies beside the arrays: data position, scores, config."""
+  rest = {name: value for name, value in meta.items() if name != "meta_digest"}
+  return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
 
 
 def combined(sums: Mapping[str, int]) -> str:
@@ -44,18 +60,20 @@ class Checkpoints:
 
   Args:
     folder: made if absent; relative paths are taken from the current directory.
-    keep: how many to keep.
+    keep: how many to keep; 0 only reads, so that a run in progress can be looked at without disturbing it.
   """
 
   def __init__(self, folder: str, keep: int = 2):
     self.folder = os.path.abspath(folder)
-    os.makedirs(self.folder, exist_ok=True)
-    self.manager = ocp.CheckpointManager(
-      self.folder,
-      options=ocp.CheckpointManagerOptions(
+    if keep:
+      os.makedirs(self.folder, exist_ok=True)
+      # What a killed run left half written is removed.
+      options = ocp.CheckpointManagerOptions(
         max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
-      ),
-    )
+      )
+    else:
+      options = ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
+    self.manager = ocp.CheckpointManager(self.folder, options=options)
 
   def steps(self) -> list[int]:
     """Steps at hand, oldest first."""
@@ -67,12 +85,16 @@ class Checkpoints:
     Raises:
       InputError: the disk is full or not writable. Earlier checkpoints are untouched.
     """
-    host = jax.tree.map(lambda x: np.asarray(x) if _local(x) else x, state)
-    meta = {**meta, "step": step, "digest": digest(host)}
     try:
       self.manager.wait_until_finished()
       if step in self.manager.all_steps():
         return
+      host = state
+      if jax.process_count() == 1:  # one copy serves the digest and the file; several hosts write their parts
+        host = jax.tree.map(np.asarray, state)
+      # As JSON gives it back: lists, not tuples.
+      meta = json.loads(json.dumps({**meta, "step": step, "digest": digest(host)}))
+      meta["meta_digest"] = meta_digest(meta)
       self.manager.save(
         step, args=ocp.args.Composite(state=ocp.args.StandardSave(host), meta=ocp.args.JsonSave(meta))
       )
@@ -123,7 +145,7 @@ class Checkpoints:
     return None
 
   def _restore(self, step: int, target: Tree) -> tuple[Tree, dict]:
-    meta = self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+    meta = self._read_meta(step)
     self._check_shapes(step, target, meta["digest"])
     abstract = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)), target
@@ -131,28 +153,35 @@ class Checkpoints:
     state = self.manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))[
       "state"
     ]
-    found = digest(state)
-    wrong = [name for name, value in found.items() if meta["digest"].get(name) != value]
-    if wrong:
-      raise ValueError(f"digest differs in {len(wrong)} arrays, first {wrong[0]}")
+    self._check_digest(state, meta["digest"])
     return state, meta
+
+  def _read_meta(self, step: int) -> dict:
+    meta = self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+    if meta_digest(meta) != meta["meta_digest"]:
+      raise ValueError("its meta is not what was written")
+    return meta
+
+  def _check_digest(self, state: Tree, saved: Mapping[str, int]) -> None:
+    wrong = [name for name, value in digest(state).items() if saved.get(name, value) != value]
+    if wrong:
+      raise ValueError(f"the digest differs in {len(wrong)} arrays, first {wrong[0]}")
 
   def restore_as_saved(self) -> tuple[dict, dict] | None:
     """The newest whole checkpoint as numpy arrays in the structure it was saved with."""
     for step in reversed(self.steps()):
       try:
-        both = self.manager.restore(
-          step, args=ocp.args.Composite(meta=ocp.args.JsonRestore(), state=ocp.args.StandardRestore())
-        )
-        state = jax.tree.map(np.asarray, both["state"])
-        return state, both["meta"]
+        meta = self._read_meta(step)
+        state = _read_arrays(os.path.join(self.folder, str(step), "state"))
+        self._check_digest(state, meta["digest"])
+        return state, meta
       except Exception as error:  # noqa: BLE001  as in `restore`
         reason = " ".join(str(error).split())[:200]
         log.warning("%s: checkpoint %d is unreadable (%s)", self.folder, step, reason)
     return None
 
   def _check_shapes(self, step: int, target: Tree, saved: Mapping[str, int]) -> None:
-    wanted = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(target)}
+    wanted = {name_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(target)}
     missing, extra = sorted(wanted - set(saved)), sorted(set(saved) - wanted)
     if missing or extra:
       raise InputError(
@@ -161,26 +190,16 @@ class Checkpoints:
         " trained with."
       )
 
-  def read_meta(self) -> dict | None:
-    """The meta of the newest checkpoint, without its arrays."""
-    for step in reversed(self.steps()):
-      try:
-        return self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-      except Exception:  # noqa: BLE001  broken: the one before it may be whole
-        log.warning("%s: the meta of checkpoint %d is unreadable", self.folder, step)
-    return None
-
   def close(self) -> None:
     self.manager.close()
 
 
-def _local(x: Any) -> bool:
-  return not isinstance(x, jax.Array) or x.is_fully_addressable
-
-
-def parameters_by_path(tree: Mapping[str, Any]) -> dict[str, Any]:
-  """{"visual_encoder/block1_0/…": array} of a nested tree."""
-  return traverse_util.flatten_dict(tree, sep="/")
+def _read_arrays(folder: str) -> Tree:
+  # Without being told "numpy", Orbax lays arrays out as they were saved, on devices that may not be here.
+  handler, path = ocp.PyTreeCheckpointHandler(), epath.Path(folder)
+  tree = handler.metadata(path).tree
+  as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+  return handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
 
 
 def load_variables(workdir: str) -> dict[str, Any]:
@@ -193,7 +212,7 @@ def load_variables(workdir: str) -> dict[str, Any]:
     folder = os.path.join(os.path.abspath(workdir), name)
     if not os.path.isdir(folder):
       continue
-    checkpoints = Checkpoints(folder)
+    checkpoints = Checkpoints(folder, keep=0)
     try:
       found = checkpoints.restore_as_saved()
     finally:

@@ -47,8 +47,6 @@ class Logbook:
     from tensorboardX import SummaryWriter
 
     self.board = SummaryWriter(os.path.join(workdir, "tensorboard"))
-    with open(os.path.join(workdir, "config.json"), "w") as file:
-      json.dump(json.loads(config.to_json_best_effort()), file, indent=2)
     with open(os.path.join(workdir, "README.txt"), "w") as file:
       file.write(_NOTE)
 
@@ -74,10 +72,28 @@ class Logbook:
       each = ", ".join(f"{key} {value:,}" for key, value in totals.items())
       self.say(f"{name}: {sum(totals.values()):,} parameters ({each or 'none'})")
 
-  def resumed(self, step: int) -> None:
-    self.say(f"resumed from the checkpoint of step {step}")
+  def begin_at(self, step: int) -> None:
+    """Step 0, or the step of the checkpoint from which the run goes on; later rows of metrics.jsonl go."""
     self.begin = step
     self.last = (time.monotonic(), step)
+    if step:
+      self.say(f"resumed from the checkpoint of step {step}")
+    if not self.is_writer:
+      return
+    write_config(self.config, self.workdir)
+    rows = [json.dumps(row) + "\n" for row in self.rows() if row["step"] <= step]
+    with open(os.path.join(self.workdir, "metrics.jsonl"), "w") as file:
+      file.writelines(rows)
+
+  def rows(self) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl; a last one that a kill cut short is left out."""
+    path, rows = os.path.join(self.workdir, "metrics.jsonl"), []
+    if os.path.exists(path):
+      with open(path) as file:
+        for line in file:
+          with contextlib.suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return rows
 
   @contextlib.contextmanager
   def waiting(self) -> Iterator[None]:
@@ -136,12 +152,16 @@ class Logbook:
       return
     from avs_jax import visualize
 
-    with open(os.path.join(self.workdir, "metrics.jsonl")) as file:
-      rows = [json.loads(line) for line in file]
     picture = os.path.join(self.workdir, "pictures", "curves.png")
     os.makedirs(os.path.dirname(picture), exist_ok=True)
-    visualize.curves(picture, rows, caption=self.config.title)
+    visualize.curves(picture, self.rows(), caption=self.config.title)
     self.board.close()
+
+
+def write_config(config: Any, workdir: str) -> None:
+  """config.json, from which `--mode=eval --workdir=…` knows everything."""
+  with open(os.path.join(workdir, "config.json"), "w") as file:
+    json.dump(json.loads(config.to_json_best_effort()), file, indent=2)
 
 
 def duration(seconds: float) -> str:

@@ -1,5 +1,6 @@
 """One program from a laptop to a pod: the device mesh and what is laid out on it how."""
 
+import os
 from typing import Any
 
 import jax
@@ -33,6 +34,42 @@ def make_mesh(batch: int, model: int = 1, devices: list | None = None) -> Mesh:
     raise InputError(f"schedule.batch={batch} must be a multiple of {data} devices on several hosts.")
   used = np.asarray(devices[: data * model]).reshape(data, model)
   return Mesh(used, ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def agreed(wish: bool) -> bool:
+  """Whether any process wishes it: the same answer on every process. All must ask at the same step."""
+  if jax.process_count() == 1:
+    return wish
+  from jax.experimental import multihost_utils
+
+  return bool(np.any(multihost_utils.process_allgather(np.asarray(wish))))
+
+
+def join_hosts() -> None:
+  """Joins the processes of a run over several hosts, if the environment says that this is one of them.
+
+  JAX_COORDINATOR_ADDRESS is host:port of process 0, with JAX_NUM_PROCESSES and JAX_PROCESS_ID; the word
+  "auto" leaves all three to the cluster (TPU pods, Slurm). Call it before anything else of jax.
+  """
+  address = os.environ.get("JAX_COORDINATOR_ADDRESS")
+  if address == "auto":
+    jax.distributed.initialize()
+  elif address:
+    names = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    values = [os.environ.get(name, "") for name in names]
+    if not all(value.isdigit() for value in values):
+      raise InputError(
+        f"JAX_COORDINATOR_ADDRESS={address} needs {' and '.join(names)} as whole numbers; set both, or unset it."
+      )
+    jax.distributed.initialize(address, *map(int, values))
+
+
+def keep_compiled_programs() -> None:
+  """Compiled programs are kept between runs, so a second start takes seconds."""
+  default = os.path.join(os.path.expanduser("~"), ".cache", "avs_jax", "xla")
+  jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", default))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def by_clip(mesh: Mesh) -> NamedSharding:

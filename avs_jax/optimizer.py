@@ -26,7 +26,7 @@ def learning_rate(optimizer: Mapping, schedule: Mapping, steps: int) -> optax.Sc
     "cosine": lambda: optax.cosine_decay_schedule(peak, after),
     "polynomial": lambda: optax.polynomial_schedule(peak, 0.0, schedule["decay_power"], after),
     "steps": lambda: optax.piecewise_constant_schedule(
-      peak, {int(part * steps) - warm: schedule["decay_factor"] for part in schedule["decay_at"]}
+      peak, {max(int(part * steps) - warm, 0): schedule["decay_factor"] for part in schedule["decay_at"]}
     ),
   }
   if schedule["decay"] not in forms:
@@ -37,7 +37,7 @@ def learning_rate(optimizer: Mapping, schedule: Mapping, steps: int) -> optax.Sc
   return optax.join_schedules([optax.linear_schedule(0.0, peak, warm), main], [warm])
 
 
-def _matches(path: tuple[str, ...], prefix: str) -> bool:
+def matches(path: tuple[str, ...], prefix: str) -> bool:
   """Whether `prefix` ("visual_encoder" or "visual_encoder/block1_0") begins at any level of `path`."""
   wanted = tuple(prefix.split("/"))
   return any(path[i : i + len(wanted)] == wanted for i in range(len(path)))
@@ -51,10 +51,10 @@ def label(params: Params, prefixes: Mapping[str, Any] | tuple[str, ...]) -> Any:
   """
   flat = traverse_util.flatten_dict(params)
   for prefix in prefixes:
-    if not any(_matches(path, prefix) for path in flat):
+    if not any(matches(path, prefix) for path in flat):
       tops = sorted({path[0] for path in flat} | {path[1] for path in flat if len(path) > 2})
       raise InputError(f"optimizer: no parameter lies under {prefix!r}; the model has {', '.join(tops)}.")
-  found = {path: next((p for p in prefixes if _matches(path, p)), "") for path in flat}
+  found = {path: next((p for p in prefixes if matches(path, p)), "") for path in flat}
   return traverse_util.unflatten_dict(found)
 
 
@@ -74,7 +74,9 @@ def merge(learns: Params, stays: Params) -> dict:
   )
 
 
-def scale_by_prefix(multipliers: Mapping[str, float], hold_until: Mapping[str, int]) -> optax.GradientTransformation:
+def scale_by_prefix(
+  multipliers: Mapping[str, float], hold_until: Mapping[str, int]
+) -> optax.GradientTransformation:
   """Multiplies updates of parameters under a prefix; holds them still before a given step."""
 
   def init(params: Any) -> optax.ScaleByScheduleState:
@@ -86,11 +88,11 @@ def scale_by_prefix(multipliers: Mapping[str, float], hold_until: Mapping[str, i
 
     def scaled(path: tuple[str, ...], value: jax.Array) -> jax.Array:
       for prefix, factor in multipliers.items():
-        if _matches(path, prefix):
+        if matches(path, prefix):
           value = value * factor
       for prefix, step in hold_until.items():
-        if _matches(path, prefix):
-          value = jnp.where(state.count >= step, value, jnp.zeros_like(value))
+        if matches(path, prefix):
+          value = jnp.where(jnp.greater_equal(state.count, step), value, jnp.zeros_like(value))
       return value
 
     flat = traverse_util.flatten_dict(updates)
@@ -100,7 +102,9 @@ def scale_by_prefix(multipliers: Mapping[str, float], hold_until: Mapping[str, i
   return optax.GradientTransformation(init, update)
 
 
-def build(config: Mapping, schedule: Mapping, steps: int, steps_per_epoch: int) -> optax.GradientTransformation:
+def build(
+  config: Mapping, schedule: Mapping, steps: int, steps_per_epoch: int
+) -> optax.GradientTransformation:
   """The optimiser over the nested dict of the trainable parameters.
 
   Args:
@@ -116,7 +120,9 @@ def build(config: Mapping, schedule: Mapping, steps: int, steps_per_epoch: int) 
     "adamw": lambda: [
       optax.scale_by_adam(b1, b2),
       # Norm scales and biases are not decayed.
-      optax.add_decayed_weights(config["weight_decay"], lambda params: jax.tree.map(lambda x: x.ndim > 1, params)),
+      optax.add_decayed_weights(
+        config["weight_decay"], lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
+      ),
     ],
     "sgd": lambda: [optax.trace(b1)],
   }

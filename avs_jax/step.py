@@ -32,23 +32,39 @@ class TrainState:
 
 
 def forward(
-  model: nn.Module, variables: Mapping[str, Any], batch: Batch, key: jax.Array
+  model: nn.Module, variables: Mapping[str, Any], batch: Batch, key: jax.Array, frozen: tuple[str, ...] = ()
 ) -> tuple[Outputs, Any]:
-  """A training forward pass. Returns the outputs and the moved running statistics."""
-  outputs, moved = model.apply(
-    variables,
-    batch.frames,
-    batch.log_mel,
-    train=True,
-    present=batch.present,
-    rngs={"dropout": key},
-    mutable=["batch_stats"],
-  )
+  """A training forward pass; modules under a `frozen` prefix run as in inference (norms and dropout stand still).
+
+  Returns the outputs and the moved running statistics.
+  """
+
+  def stay(call: Any, args: tuple, kwargs: dict, context: Any) -> Any:
+    if "train" in kwargs and any(optimizers.matches(context.module.path, prefix) for prefix in frozen):
+      kwargs = {**kwargs, "train": False}
+    return call(*args, **kwargs)
+
+  with nn.intercept_methods(stay):
+    outputs, moved = model.apply(
+      variables,
+      batch.frames,
+      batch.log_mel,
+      train=True,
+      present=batch.present,
+      rngs={"dropout": key},
+      mutable=["batch_stats"],
+    )
   return outputs, moved.get("batch_stats", variables["batch_stats"])
 
 
 def forward_in_pieces(
-  model: nn.Module, variables: Mapping[str, Any], batch: Batch, key: jax.Array, pieces: int, mesh: Mesh
+  model: nn.Module,
+  variables: Mapping[str, Any],
+  batch: Batch,
+  key: jax.Array,
+  frozen: tuple[str, ...],
+  pieces: int,
+  mesh: Mesh,
 ) -> tuple[Outputs, Any]:
   """`forward` over the batch cut into pieces, one after the other, each recomputed in the backward pass.
 
@@ -68,7 +84,7 @@ def forward_in_pieces(
   @functools.partial(jax.checkpoint, prevent_cse=False)
   def one(params: Any, statistics: Any, piece: Batch, number: jax.Array) -> tuple[Outputs, Any]:
     own = {"params": params, "batch_stats": statistics}
-    return forward(model, own, piece, jax.random.fold_in(key, number))
+    return forward(model, own, piece, jax.random.fold_in(key, number), frozen)
 
   def body(statistics: Any, item: tuple[Batch, jax.Array]) -> tuple[Any, Outputs]:
     outputs, statistics = one(variables["params"], statistics, *item)
@@ -102,9 +118,9 @@ def make_train_step(
     def loss(learns: Any) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
       variables = {"params": optimizers.merge(learns, stays), "batch_stats": state.batch_stats}
       if pieces > 1:
-        outputs, statistics = forward_in_pieces(model, variables, batch, key, pieces, mesh)
+        outputs, statistics = forward_in_pieces(model, variables, batch, key, frozen, pieces, mesh)
       else:
-        outputs, statistics = forward(model, variables, batch, key)
+        outputs, statistics = forward(model, variables, batch, key, frozen)
       total, parts = objective(outputs, batch)
       return total, (parts, statistics)
 

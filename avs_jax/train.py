@@ -19,7 +19,7 @@ from avs_jax import mesh as meshes
 from avs_jax import optimizer as optimizers
 from avs_jax.checkpoint import Checkpoints
 from avs_jax.errors import InputError
-from avs_jax.evaluate import evaluate, judge, make_count
+from avs_jax.evaluate import condition_of, evaluate, judge, make_count, selection_metrics
 from avs_jax.logbook import Logbook
 from avs_jax.model import build_model, build_objective, starting_variables
 from avs_jax.step import TrainState, make_predict_step, make_train_step
@@ -43,10 +43,17 @@ def train(config: Any, workdir: str) -> TrainState:
     InputError: something the user can mend; the message says what.
     SystemExit(0): SIGTERM came; the state was saved first.
   """
+  with stop_signal() as stop:
+    return train_until(stop, config, workdir)
+
+
+def train_until(stop: "StopFlag", config: Any, workdir: str) -> TrainState:
+  """`train`, which a signal may end."""
   # --- setup
+  check_settings(config)
   os.makedirs(workdir, exist_ok=True)
   book = Logbook(workdir, config)
-  mesh = meshes.make_mesh(config.schedule.batch, config.mesh.model)
+  mesh = meshes.make_mesh(config.schedule.batch // config.schedule.accumulate, config.mesh.model)
 
   # --- data
   from data_pipelines import feed, sources
@@ -55,10 +62,6 @@ def train(config: Any, workdir: str) -> TrainState:
   val_source = sources.build(config, "val", limit=config.eval.clips)
   steps_per_epoch = max(len(source) // config.schedule.batch, 1)
   steps = config.steps or config.schedule.epochs * steps_per_epoch
-  if config.schedule.batch % config.schedule.accumulate:
-    raise InputError(
-      f"schedule.accumulate={config.schedule.accumulate} must divide schedule.batch={config.schedule.batch}."
-    )
 
   # --- model
   model = build_model(config)
@@ -66,8 +69,10 @@ def train(config: Any, workdir: str) -> TrainState:
   if config.warmup.steps:
     from avs_jax.warmup import warm_up
 
-    variables = warm_up(config, model, variables, source, mesh, workdir)
+    variables = warm_up(config, model, variables, source, workdir)
   frozen = tuple(config.optimizer.frozen)
+  for prefixes in (frozen, config.optimizer.multipliers, config.optimizer.freeze_epochs):
+    optimizers.label(variables["params"], tuple(prefixes))  # refuses names of nothing
   learns, stays = optimizers.split_trainable(variables["params"], frozen)
 
   # --- optimiser
@@ -89,7 +94,8 @@ def train(config: Any, workdir: str) -> TrainState:
     mesh=mesh,
     state_sharding=sharding,
   )
-  predict, count = make_predict_step(model, mesh), make_count(mesh)
+  judge_mesh = meshes.make_mesh(config.eval.batch)
+  predict, count = make_predict_step(model, judge_mesh), make_count(judge_mesh)
   book.start(mesh, steps, steps_per_epoch, learns, stays, source)
 
   # --- restore: 1 own checkpoint in workdir, 2 init.run, 3 other init files, 4 scratch (2-4 done above)
@@ -101,16 +107,17 @@ def train(config: Any, workdir: str) -> TrainState:
     state, meta = restored
     feed.check_state(config, source, meta["data"])
     best_score = meta["best_score"] if meta["best_score"] is not None else -math.inf
-    book.resumed(int(state.step))
+  begin = int(state.step)
+  book.begin_at(begin)
 
   # --- loop
-  begin = int(state.step)
   key = jax.device_put(jax.random.key(config.seed), meshes.replicated(mesh))
   validate_at = validation_steps(config, steps, steps_per_epoch)
   recent: deque[tuple[int, np.ndarray, dict]] = deque()
   saved_at = time.monotonic()
 
   def save(step: int) -> None:
+    best.wait()  # Do not move: a checkpoint that knows a best score must not outlive the weights that had it.
     meta = {
       "data": feed.state(config, source, step),
       "best_score": None if best_score == -math.inf else best_score,
@@ -118,7 +125,7 @@ def train(config: Any, workdir: str) -> TrainState:
     }
     checkpoints.save(step, state, meta)
 
-  with contextlib.closing(feed.training(config, source, begin)) as batches, stop_signal() as stop:
+  with contextlib.closing(feed.training(config, source, begin)) as batches, stop.postponed():
     for step in range(begin + 1, steps + 1):
       with book.waiting():
         rows = next(batches)
@@ -126,13 +133,15 @@ def train(config: Any, workdir: str) -> TrainState:
       state, figures = step_fn(state, batch, key)
       recent.append((step, rows["index"], figures))
       logs = step % config.log.every_steps == 0 or step in (begin + 1, steps)
-      due = step == steps or step in validate_at or stop.is_set or is_due(config, step, saved_at)
+      asks = logs or jax.process_count() == 1  # several hosts agree at logged steps only
+      stops = asks and meshes.agreed(stop.is_set)
+      due = step == steps or step in validate_at or stops or is_due(config, step, saved_at, asks)
       if logs or due:
         # Do not move: no state is saved before its losses are known to be finite.
         figures = check_finite(recent, source)
         book.log(step, {**figures, "lr": float(rate(step - 1))}, clips=config.schedule.batch)
       if step in validate_at:
-        score = validate(config, predict, count, state, val_source, mesh)
+        score = validate(config, predict, count, state.variables, val_source, judge_mesh)
         book.log_validation(step, score)
         if score[config.eval.metric] > best_score:
           best_score = score[config.eval.metric]
@@ -141,20 +150,41 @@ def train(config: Any, workdir: str) -> TrainState:
       if due:
         save(step)
         saved_at = time.monotonic()
-      if stop.is_set:
-        checkpoints.wait()
-        best.wait()
-        log.warning("stopped by a signal at step %d; the same command goes on from here.", step)
-        raise SystemExit(0)
-  checkpoints.wait()
-  best.wait()
+      if stops:
+        stop.is_set = True  # on this host too, if the signal came to another
+        break
+    checkpoints.wait()
+    best.wait()
   checkpoints.close()
   best.close()
+
+  if stop.is_set:
+    log.warning("stopped by a signal at step %d; the same command goes on from here.", int(state.step))
+    raise SystemExit(0)
 
   # --- judge
   evaluate(config, workdir)
   book.finish()
   return state
+
+
+def check_settings(config: Any) -> None:
+  """Refuses at the start what would otherwise be noticed hours later.
+
+  Raises:
+    InputError: names the setting.
+  """
+  if config.schedule.accumulate < 1 or config.schedule.batch % config.schedule.accumulate:
+    raise InputError(
+      f"schedule.accumulate={config.schedule.accumulate} must divide schedule.batch={config.schedule.batch}."
+    )
+  for name in config.eval.conditions:
+    condition_of(name)
+  known = selection_metrics(config.model.num_classes)
+  if config.eval.metric not in known:
+    raise InputError(
+      f"eval.metric={config.eval.metric!r} cannot choose the best checkpoint; use one of {', '.join(known)}."
+    )
 
 
 def validation_steps(config: Any, steps: int, steps_per_epoch: int) -> set[int]:
@@ -164,11 +194,11 @@ def validation_steps(config: Any, steps: int, steps_per_epoch: int) -> set[int]:
   return {step for step in range(every, steps + 1, every) if step > first} | {steps}
 
 
-def is_due(config: Any, step: int, saved_at: float) -> bool:
+def is_due(config: Any, step: int, saved_at: float, asks: bool) -> bool:
   """Whether a checkpoint is to be written now, by step where `log.checkpoint_steps` is set, else by time."""
   if config.log.checkpoint_steps:
     return step % config.log.checkpoint_steps == 0
-  return jax.process_count() == 1 and time.monotonic() - saved_at > 60 * config.log.checkpoint_minutes
+  return asks and meshes.agreed(time.monotonic() - saved_at > 60 * config.log.checkpoint_minutes)
 
 
 def check_finite(recent: deque[tuple[int, np.ndarray, dict]], source: Any) -> dict[str, float]:
@@ -182,7 +212,7 @@ def check_finite(recent: deque[tuple[int, np.ndarray, dict]], source: Any) -> di
   while recent:
     step, index, figures = recent.popleft()
     newest = {name: float(value) for name, value in jax.device_get(figures).items()}
-    bad = [name for name in ("loss", "gradient_norm") if not math.isfinite(newest[name])]
+    bad = [name for name in ("loss", "gradient_norm", "parameter_norm") if not math.isfinite(newest[name])]
     if bad:
       clips = ", ".join(source.ids[i] for i in index if i >= 0)
       raise InputError(
@@ -193,34 +223,49 @@ def check_finite(recent: deque[tuple[int, np.ndarray, dict]], source: Any) -> di
 
 
 def validate(
-  config: Any, predict: Any, count: Any, state: TrainState, source: Any, mesh: Any
+  config: Any, predict: Any, count: Any, variables: Mapping[str, Any], source: Any, mesh: Any
 ) -> dict[str, Any]:
   """Figures of the validation split with its own sounds."""
   from data_pipelines import feed
 
   batches = feed.evaluation(config, source, Condition.POSITIVE)
-  figures = judge(predict, count, state.variables, batches, mesh, describe="validation").figures
-  if config.eval.metric not in figures or figures[config.eval.metric] is None:
+  variables = jax.device_put(variables, meshes.replicated(mesh))
+  figures = judge(predict, count, variables, batches, mesh, describe="validation").figures
+  if figures.get(config.eval.metric) is None:
     raise InputError(
-      f"eval.metric={config.eval.metric!r} is not measured here; choose from {', '.join(figures)}."
+      f"eval.metric={config.eval.metric!r} is not defined on the validation clips; choose from"
+      f" {', '.join(name for name, value in figures.items() if value is not None)}."
     )
   return figures
 
 
 class StopFlag:
-  """Whether a signal asked the run to end."""
+  """Whether a signal asked the run to end, and whether it may end at once (nothing is unsaved)."""
 
   is_set = False
+  is_postponed = False
+
+  @contextlib.contextmanager
+  def postponed(self) -> Iterator[None]:
+    """Inside, the signal only sets the flag."""
+    self.is_postponed = True
+    try:
+      yield
+    finally:
+      self.is_postponed = False
 
 
 @contextlib.contextmanager
 def stop_signal() -> Iterator[StopFlag]:
-  """Turns SIGTERM into a flag, so that the run saves and ends between two steps."""
+  """Makes SIGTERM end the run with status 0: between two steps, after saving, or at once outside the loop."""
   flag = StopFlag()
 
   def set_flag(number: int, frame: Any) -> None:
     del number, frame
     flag.is_set = True
+    if not flag.is_postponed:
+      log.warning("stopped by a signal outside the training steps; the same command goes on.")
+      raise SystemExit(0)
 
   try:
     before = signal.signal(signal.SIGTERM, set_flag)

@@ -4,8 +4,13 @@ import logging
 import os
 from typing import Any
 
+import jax
+
 from avs_jax import report
 from avs_jax.errors import InputError
+
+# Sections whose keys are names of somebody else's: encoders' arguments, prefixes of parameters.
+FREE = ("visual_args", "audio_args", "multipliers", "freeze_epochs")
 
 log = logging.getLogger(__name__)
 
@@ -13,27 +18,50 @@ log = logging.getLogger(__name__)
 def train_all(config: Any, workdir: str) -> dict[str, dict]:
   """Trains `config`, or each of `config.variants` in a folder of its own, and compares them.
 
-  A variant holds the settings in which it differs, in the config's own sections. The warm-up is shared. A
-  finished variant is not trained
-  again.
+  A variant holds the settings in which it differs, in the config's own sections. Variants with the same
+  encoders share their warm-up. A finished variant is not trained again.
 
   Returns: {variant: {condition: figures}}, {} for a config without variants.
   """
+  from avs_jax.logbook import write_config
   from avs_jax.train import train
 
   if not config.variants:
     train(config, workdir)
     return {}
+  own = {name: variant(config, name) for name in config.variants}  # all are understood before one is trained
+  os.makedirs(workdir, exist_ok=True)
+  if jax.process_index() == 0:
+    write_config(config, workdir)
+  results = {}
+  for name, settings in own.items():
+    folder = os.path.join(workdir, name)
+    settings.warmup.folder = settings.warmup.folder or os.path.join(os.path.abspath(workdir), "warmup")
+    log.info("=== %s: %s", name, settings.title)
+    if report.read(folder) is None:
+      train(settings, folder)
+    results[name] = report.read(folder)
+  return _side_by_side(workdir, results)
+
+
+def evaluate_all(config: Any, workdir: str) -> dict[str, dict]:
+  """Judges the run in `workdir`, or those of all its variants. Returns what `train_all` does."""
+  from avs_jax.evaluate import evaluate
+
+  if not config.variants:
+    evaluate(config, workdir)
+    return {}
   results = {}
   for name in config.variants:
-    own = variant(config, name)
-    own.warmup.folder = own.warmup.folder or os.path.join(os.path.abspath(workdir), "warmup")
     folder = os.path.join(workdir, name)
-    log.info("=== %s: %s", name, own.title)
-    if report.read(folder) is None:
-      train(own, folder)
+    evaluate(variant(config, name), folder)
     results[name] = report.read(folder)
-  report.compare(workdir, results)
+  return _side_by_side(workdir, results)
+
+
+def _side_by_side(workdir: str, results: dict[str, dict]) -> dict[str, dict]:
+  if jax.process_index() == 0:
+    report.compare(workdir, results)
   return results
 
 
@@ -53,9 +81,14 @@ def variant(config: Any, name: str) -> Any:
 
 def _apply(config: Any, changes: Any, where: str) -> None:
   for key, value in changes.items():
-    if key not in config:
+    is_free = where.split(".")[-1] in FREE
+    if key not in config and not is_free:
       raise InputError(f"{where}.{key}: the config has no such key.")
     if hasattr(value, "items"):
       _apply(config[key], value, f"{where}.{key}")
-    else:
-      config[key] = value
+      continue
+    try:
+      with config.unlocked():
+        config[key] = value
+    except TypeError as error:
+      raise InputError(f"{where}.{key}={value!r}: {error}.") from None

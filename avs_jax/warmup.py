@@ -5,8 +5,10 @@ Ours, not a paper's. Picture and sound are compared with the SAME class prototyp
 embeddings of one class lie near each other.
 """
 
+import json
 import logging
 import os
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -86,11 +88,12 @@ def accuracy(logits: Float[Array, "B T G"], labels: Bool[Array, "B T G"]) -> Flo
 
 
 def warm_up(
-  config: Any, model: nn.Module, variables: Mapping[str, Any], source: Any, mesh: Any, workdir: str
+  config: Any, model: nn.Module, variables: Mapping[str, Any], source: Any, workdir: str
 ) -> dict[str, Any]:
   """Returns `variables` with warmed encoders (and the guide's projections, where it has the same ones).
 
-  The result is kept in `config.warmup.folder` (default: `warmup` in the work directory) and used again.
+  The result is kept under `config.warmup.folder` (default: `warmup` in the work directory), in a folder named
+  by what it was made with, and used again by every run that would make the same.
 
   Raises:
     InputError: the data set names no categories.
@@ -101,17 +104,37 @@ def warm_up(
       " init.visual and init.audio."
     )
   variables = dict(variables)
-  kept = Checkpoints(config.warmup.folder or os.path.join(workdir, "warmup"), 1)
+  made_with = ingredients(config, source)
+  name = f"{config.model.visual}_{config.model.audio}_{zlib.crc32(json.dumps(made_with).encode()):08x}"
+  folder = os.path.join(config.warmup.folder or os.path.join(workdir, "warmup"), name)
+  kept = Checkpoints(folder, 1)
   found = kept.restore_as_saved()
   if found is None:
-    trained = _train(config, model, variables, source, mesh)
-    kept.save(config.warmup.steps, trained, {"seed": config.seed})
+    trained, figures = _train(config, model, variables, source)
+    kept.save(config.warmup.steps, trained, {"made_with": made_with, "figures": figures})
     kept.wait()
   else:
     trained = found[0]
+    log.info("warm-up found in %s, %s", folder, found[1]["figures"])
   kept.close()
   adopt(variables, _as_guide(trained), "the warm-up")
   return variables
+
+
+def ingredients(config: Any, source: Any) -> dict[str, Any]:
+  """All that decides what the warm-up learns, as JSON holds it."""
+  chosen = config.to_dict()
+  found = {
+    "seed": config.seed,
+    "data_set": [source.title, len(source), zlib.crc32("\n".join(source.ids).encode()), config.data.size],
+    "categories": source.categories,
+    "warmup": {key: chosen["warmup"][key] for key in ("steps", "batch", "lr")},
+    "model": {key: chosen["model"][key] for key in ("visual", "visual_args", "audio", "audio_args", "dtype")},
+    "noising": chosen["noising"],
+    "augment": chosen["augment"],
+    "init": chosen["init"],
+  }
+  return json.loads(json.dumps(found, sort_keys=True))
 
 
 def _as_guide(trained: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,10 +146,11 @@ def _as_guide(trained: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _train(
-  config: Any, model: nn.Module, variables: Mapping[str, Any], source: Any, mesh: Any
-) -> dict[str, Any]:
+  config: Any, model: nn.Module, variables: Mapping[str, Any], source: Any
+) -> tuple[dict[str, Any], dict[str, float]]:
   from data_pipelines import feed
 
+  mesh = meshes.make_mesh(config.warmup.batch)
   system = getattr(model, "system", model)
   recogniser = Recogniser(system=system.clone(parent=None, name=None), num_categories=len(source.categories))
   start = initialise(recogniser, *example_inputs(config), seed=config.seed)
@@ -178,4 +202,6 @@ def _train(
     batches.close()
   if not np.isfinite(float(figures["loss"])):
     raise InputError("the warm-up's loss is not finite; lower warmup.lr.")
-  return jax.device_get({"params": params, "batch_stats": statistics})
+  return jax.device_get({"params": params, "batch_stats": statistics}), {
+    name: float(value) for name, value in figures.items()
+  }

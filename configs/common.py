@@ -1,10 +1,14 @@
 """The settings every config starts from: AVSBench's recipe, and where data lie (a flag, never a path)."""
 
 import copy
+import json
 import os
+from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
+
+from avs_jax.errors import InputError
 
 # Settings that only one system has; `select_system` puts them into `config.model`.
 SYSTEMS = {
@@ -21,10 +25,10 @@ def select_system(config: ConfigDict, name: str) -> None:
   """Sets `config.model.system` and gives it that system's own settings at the paper's values.
 
   Raises:
-    ValueError: there is no such system.
+    InputError: there is no such system.
   """
   if name not in SYSTEMS:
-    raise ValueError(f"there is no system {name!r}; choose one of {', '.join(SYSTEMS)}.")
+    raise InputError(f"there is no system {name!r}; choose one of {', '.join(SYSTEMS)}.")
   with config.unlocked():
     for key in {key for settings in SYSTEMS.values() for key in settings}:
       if key in config.model:
@@ -33,11 +37,35 @@ def select_system(config: ConfigDict, name: str) -> None:
     config.model.update(copy.deepcopy(SYSTEMS[name]))
 
 
+def from_workdir(workdir: str) -> ConfigDict:
+  """The config of a run, from its folder's config.json.
+
+  Raises:
+    InputError: it is not there, or not a config of this version.
+  """
+  path = os.path.join(workdir, "config.json")
+  if not os.path.exists(path):
+    raise InputError(f"{path} is not there; give --config, or the --workdir of a run.")
+  try:
+    with open(path) as file:
+      saved = json.load(file)
+  except (OSError, ValueError) as error:
+    raise InputError(f"{path} cannot be read as JSON ({error}); give --config as well.") from None
+  return from_json(saved, path)
+
+
 def from_json(saved: dict, origin: str) -> ConfigDict:
-  """The config that a run wrote beside its checkpoints. Raises ValueError where a key is unknown today."""
+  """The config that a run wrote beside its checkpoints.
+
+  Raises:
+    InputError: a key is unknown today, or its value is of another kind.
+  """
   config = get_config()
-  if "model" in saved:
-    select_system(config, saved["model"]["system"])
+  if (
+    not isinstance(saved, dict) or not isinstance(saved.get("model"), dict) or "system" not in saved["model"]
+  ):
+    raise InputError(f"{origin}: not the config of a run; it has no model.system.")
+  select_system(config, saved["model"]["system"])
   _fill(config, saved, origin)
   return config
 
@@ -46,14 +74,23 @@ def _fill(config: ConfigDict, saved: dict, origin: str) -> None:
   free = ("visual_args", "audio_args", "multipliers", "freeze_epochs", "variants")
   for key, value in saved.items():
     if key not in config:
-      raise ValueError(f"{origin}: the setting {key!r} is unknown to this version.")
+      raise InputError(f"{origin}: the setting {key!r} is unknown to this version.")
     if key in free and isinstance(value, dict):
-      config[key] = ConfigDict(value)
-    elif isinstance(value, dict):
+      config[key] = ConfigDict(_tuples(value))
+    elif isinstance(value, dict) and isinstance(config[key], ConfigDict):
       _fill(config[key], value, f"{origin}: {key}")
     else:
-      with config.ignore_type():
-        config[key] = tuple(value) if isinstance(value, list) else value
+      try:
+        config[key] = _tuples(value)
+      except TypeError as error:
+        raise InputError(f"{origin}: {key}={value!r} does not fit: {error}") from None
+
+
+def _tuples(value: Any) -> Any:
+  """JSON has lists where configs have tuples."""
+  if isinstance(value, dict):
+    return {key: _tuples(each) for key, each in value.items()}
+  return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def get_config() -> ConfigDict:
