@@ -6,13 +6,15 @@ Layout under the work directory:
 Orbax writes each folder under a temporary name and renames it last, so a kill leaves no half checkpoint.
 """
 
+import contextlib
 import json
 import logging
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import absl.logging
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -23,6 +25,17 @@ from avs_jax.errors import InputError
 log = logging.getLogger(__name__)
 
 Tree = Any
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+  """Only errors of absl's log are shown inside."""
+  before = absl.logging.get_verbosity()
+  absl.logging.set_verbosity(absl.logging.ERROR)
+  try:
+    yield
+  finally:
+    absl.logging.set_verbosity(before)
 
 
 def digest(tree: Tree) -> dict[str, int]:
@@ -73,7 +86,8 @@ class Checkpoints:
       )
     else:
       options = ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
-    self.manager = ocp.CheckpointManager(self.folder, options=options)
+    with quiet():  # Orbax warns that a folder opened for reading cannot be written
+      self.manager = ocp.CheckpointManager(self.folder, options=options)
 
   def steps(self) -> list[int]:
     """Steps at hand, oldest first."""

@@ -113,7 +113,7 @@ def four_sounds(
   seen = {}
   for name in config.eval.conditions:
     condition = condition_of(name)
-    save = None
+    save: Any = None
     if config.eval.save_masks and jax.process_index() == 0:
       from avs_jax import score
 

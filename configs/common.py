@@ -61,11 +61,10 @@ def from_json(saved: dict, origin: str) -> ConfigDict:
     InputError: a key is unknown today, or its value is of another kind.
   """
   config = get_config()
-  if (
-    not isinstance(saved, dict) or not isinstance(saved.get("model"), dict) or "system" not in saved["model"]
-  ):
+  model = saved.get("model") if isinstance(saved, dict) else None
+  if not isinstance(model, dict) or "system" not in model:
     raise InputError(f"{origin}: not the config of a run; it has no model.system.")
-  select_system(config, saved["model"]["system"])
+  select_system(config, model["system"])
   _fill(config, saved, origin)
   return config
 
