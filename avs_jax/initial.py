@@ -21,8 +21,8 @@ class Initial:
     form: "normal", "truncated" (a normal cut at two standard deviations), "uniform", or "constant".
     value: the constant; else the standard deviation (half width for "uniform"), or with `fan` the factor f
       in sqrt(f / fan).
-    fan: "" for a fixed width, "in" or "out" for the number of inputs or outputs of one unit. A kernel is
-      [*taps, in, out].
+    fan: "" for a fixed width, "in" or "out" for the number of inputs or outputs of one unit, "both" for their
+      sum. A kernel is [*taps, in, out].
     depthwise: the kernel is [*taps, 1, C], so one unit has its taps alone.
   """
 
@@ -35,6 +35,8 @@ class Initial:
     if not self.fan:
       return self.value
     taps = math.prod(shape[:-2])
+    if self.fan == "both":
+      return math.sqrt(self.value / (taps * (shape[-2] + shape[-1])))
     units = 1 if self.depthwise else shape[-2] if self.fan == "in" else shape[-1]
     return math.sqrt(self.value / (taps * units))
 
@@ -78,3 +80,5 @@ he_fan_in = Initial("normal", 2.0, "in")
 trunc_normal = Initial("truncated", 0.02)
 # Uniform +-1/sqrt(fan_in): PyTorch's default for convolutions and linear layers.
 torch_default = Initial("uniform", 1.0, "in")
+# Uniform +-sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio): the heads of the query-based systems.
+xavier_uniform = Initial("uniform", 6.0, "both")

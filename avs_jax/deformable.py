@@ -1,0 +1,236 @@
+"""Multi-scale deformable attention: every query looks at a few points of each level, where it chooses.
+
+Geometry. Places are (x, y) in [0, 1] of the picture, the same for every level: (0, 0) is the outer corner of
+the top-left cell, (1, 1) that of the bottom-right one. The centre of the top-left cell of a level of w x h
+cells is (0.5 / w, 0.5 / h), so a place lies at x * w - 0.5, y * h - 0.5 among the cell centres. Sampling is
+bilinear and everything outside the map is zero: each of a point's four neighbours that lies outside
+contributes nothing, the others keep their weights. A point a whole cell outside gives zero.
+
+Deformable DETR (Zhu et al., 2021), section 4.1. Nothing is compiled by hand; `sample_packed` and
+`sample_plain` give equal numbers.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from avs_jax.errors import InputError
+from avs_jax.initial import xavier_uniform, zeros
+from avs_jax.layers import Dtype
+
+Sizes = tuple[tuple[int, int], ...]  # rows and columns of each level
+
+
+def _split(value: Float[Array, "N S M d"], sizes: Sizes) -> list[Float[Array, "N M _h _w d"]]:
+  """The levels' maps, heads before places."""
+  maps, start = [], 0
+  for rows, cols in sizes:
+    cells = value[:, start : start + rows * cols].transpose(0, 2, 1, 3)  # [N, M, h*w, d]
+    maps.append(cells.reshape(*cells.shape[:2], rows, cols, -1))  # [N, M, h, w, d]
+    start += rows * cols
+  return maps
+
+
+def _corner(
+  places: Float[Array, "N q M P 2"], rows: int, cols: int
+) -> tuple[Int[Array, "N q M P"], Int[Array, "N q M P"], Float[Array, "N q M P 4"]]:
+  """Row and column of the upper left neighbour, and the bilinear weights of the four, row by row.
+
+  A neighbour outside is not yet dropped; points more than a cell outside are moved to just outside.
+  """
+  x = jnp.clip(places[..., 0] * cols - 0.5, -2.0, cols + 1.0)
+  y = jnp.clip(places[..., 1] * rows - 0.5, -2.0, rows + 1.0)
+  left, top = jnp.floor(x), jnp.floor(y)
+  right_part, low_part = x - left, y - top
+  weights = jnp.stack(
+    [
+      (1 - low_part) * (1 - right_part),
+      (1 - low_part) * right_part,
+      low_part * (1 - right_part),
+      low_part * right_part,
+    ],
+    axis=-1,
+  )
+  return top.astype(jnp.int32), left.astype(jnp.int32), weights
+
+
+def sample_plain(
+  value: Float[Array, "N S M d"],
+  sizes: Sizes,
+  places: Float[Array, "N q M L P 2"],
+  weights: Float[Array, "N q M L P"],
+) -> Float[Array, "N q M d"]:
+  """Weighted sum of bilinear samples, by one gather for each of the four neighbours: for tests and benchmarks.
+
+  Args:
+    value: cells of all levels, row by row, levels one after the other.
+    places: see the geometry above.
+    weights: of each point of each level.
+  """
+  total = jnp.zeros((*places.shape[:3], value.shape[-1]), jnp.float32)
+  count, queries, heads = places.shape[:3]
+  for level, (cells, (rows, cols)) in enumerate(zip(_split(value, sizes), sizes, strict=True)):
+    flat = cells.reshape(*cells.shape[:2], rows * cols, -1)  # [N, M, h*w, d]
+    top, left, corners = _corner(places[:, :, :, level], rows, cols)
+    for neighbour in range(4):
+      row, col = top + neighbour // 2, left + neighbour % 2
+      inside = (row >= 0) & (row < rows) & (col >= 0) & (col < cols)
+      index = jnp.clip(row, 0, rows - 1) * cols + jnp.clip(col, 0, cols - 1)  # [N, q, M, P]
+      index = index.transpose(0, 2, 1, 3).reshape(count, heads, -1)  # [N, M, q*P]
+      seen = jnp.take_along_axis(flat, index[..., None], axis=2, mode="clip")  # [N, M, q*P, d]
+      seen = seen.reshape(count, heads, queries, -1, flat.shape[-1]).transpose(0, 2, 1, 3, 4)
+      share = jnp.where(inside, corners[..., neighbour] * weights[:, :, :, level], 0)  # [N, q, M, P]
+      total += (seen * share[..., None]).sum(3)  # [N, q, M, d]
+  return total.astype(value.dtype)
+
+
+def _pack(cells: Float[Array, "N M h w d"]) -> Float[Array, "N M R 4*d"]:
+  """Each cell with its right, lower and lower right neighbour side by side, zeros beyond the border.
+
+  Row 0 and column 0 stand for the cells just outside, so there are R = (h + 1) * (w + 1) of them.
+  """
+  rows, cols = cells.shape[2:4]
+  padded = jnp.pad(cells, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))
+  quad = jnp.concatenate(
+    [padded[:, :, i : i + rows + 1, j : j + cols + 1] for i in (0, 1) for j in (0, 1)], axis=-1
+  )  # [N, M, h+1, w+1, 4*d]
+  return quad.reshape(*quad.shape[:2], -1, quad.shape[-1])
+
+
+@functools.partial(jax.checkpoint, static_argnums=1)
+def sample_packed(
+  value: Float[Array, "N S M d"],
+  sizes: Sizes,
+  places: Float[Array, "N q M L P 2"],
+  weights: Float[Array, "N q M L P"],
+) -> Float[Array, "N q M d"]:
+  """The numbers of `sample_plain` by a single gather, whose rows hold four neighbours each.
+
+  Gathers, and the scatters of their backward pass, cost by the row on every kind of device: one row a point
+  in place of four. The samples (the largest array of a pixel decoder) are never kept for the backward pass.
+  """
+  table = jnp.concatenate([_pack(cells) for cells in _split(value, sizes)], axis=2)  # [N, M, R, 4*d]
+  count, queries, heads, levels, points = weights.shape
+  start, indices, shares = 0, [], []
+  for level, (rows, cols) in enumerate(sizes):
+    top, left, corners = _corner(places[:, :, :, level], rows, cols)
+    near = (top >= -1) & (top < rows) & (left >= -1) & (left < cols)  # else all four neighbours are outside
+    row, col = jnp.clip(top + 1, 0, rows), jnp.clip(left + 1, 0, cols)
+    indices.append(start + row * (cols + 1) + col)  # [N, q, M, P]
+    share = corners * weights[:, :, :, level, :, None]
+    shares.append(jnp.where(near[..., None], share, 0))  # [N, q, M, P, 4]
+    start += (rows + 1) * (cols + 1)
+  index = jnp.stack(indices, 3).transpose(0, 2, 1, 3, 4).reshape(count, heads, -1)  # [N, M, q*L*P]
+  share = jnp.stack(shares, 3).transpose(0, 2, 1, 3, 4, 5)  # [N, M, q, L, P, 4]
+  seen = jnp.take_along_axis(table, index[..., None], axis=2, mode="clip")  # [N, M, q*L*P, 4*d]
+  seen = seen.reshape(count, heads, queries, levels * points * 4, -1)  # [N, M, q, L*P*4, d]
+  # A product and a sum, not a matrix product: they fuse with the gather.
+  out = (seen * share.reshape(*seen.shape[:4], 1)).sum(3)  # [N, M, q, d]
+  return out.transpose(0, 2, 1, 3).astype(value.dtype)
+
+
+FORMS: dict[str, Callable[..., Array]] = {"packed": sample_packed, "plain": sample_plain}
+
+
+class MSDeformAttn(nn.Module):
+  """Attention over L levels at P learned places around each query's reference, for each of M heads.
+
+  Deformable DETR, equation 3.  Deviation: none. Places are float32 whatever the compute dtype.
+
+  Attributes:
+    form: "packed" or "plain", equal numbers (see `sample_packed`).
+  """
+
+  width: int = 256
+  levels: int = 3
+  heads: int = 8
+  points: int = 4
+  form: str = "packed"
+  dtype: Dtype = jnp.float32
+
+  def setup(self) -> None:
+    if self.form not in FORMS:
+      raise InputError(f"deformable attention: sampling is {self.form!r}; choose one of {', '.join(FORMS)}.")
+    taps = self.heads * self.levels * self.points
+    ring = functools.partial(ring_offsets, heads=self.heads, levels=self.levels, points=self.points)
+    self.sampling_offsets = nn.Dense(2 * taps, kernel_init=zeros, bias_init=ring)
+    self.attention_weights = nn.Dense(taps, dtype=self.dtype, kernel_init=zeros)
+    self.value_proj = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier_uniform)
+    self.output_proj = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier_uniform)
+
+  def offsets(self, query: Float[Array, "N q D"]) -> Float[Array, "N q M L P 2"]:
+    """Distance (x, y) of each point from the reference, in cells of the level it samples."""
+    flat = self.sampling_offsets(query.astype(jnp.float32))
+    return flat.reshape(*query.shape[:2], self.heads, self.levels, self.points, 2)
+
+  def weigh(self, query: Float[Array, "N q D"]) -> Float[Array, "N q M L P"]:
+    """Weight of each point; the L * P of one head add up to 1."""
+    logits = self.attention_weights(query).astype(jnp.float32).reshape(*query.shape[:2], self.heads, -1)
+    return jax.nn.softmax(logits, axis=-1).reshape(*query.shape[:2], self.heads, self.levels, self.points)
+
+  def __call__(
+    self,
+    query: Float[Array, "N q D"],
+    reference: Float[Array, "#N q L R"],
+    value: Float[Array, "N S D"],
+    sizes: Sequence[Sequence[int]],
+    padding: Bool[Array, "N S"] | None = None,
+  ) -> Float[Array, "N q D"]:
+    """Features gathered around each query's reference.
+
+    Args:
+      reference: per level a place (x, y), or a box (centre x, y, width, height), around which the offsets
+        are fractions of half its sides divided by the number of points.
+      value: cells of all levels, row by row, levels one after the other.
+      sizes: rows and columns of each level.
+      padding: cells that are no part of the picture; they count as zero.
+    """
+    sizes = tuple((int(rows), int(cols)) for rows, cols in sizes)
+    cells = sum(rows * cols for rows, cols in sizes)
+    if len(sizes) != self.levels or cells != value.shape[1]:
+      raise InputError(
+        f"deformable attention: the levels {sizes} have {cells} cells and {value.shape[1]} came for "
+        f"{self.levels} levels; give rows and columns of each level in the order of the cells."
+      )
+    if reference.shape[-1] not in (2, 4):
+      raise InputError(
+        f"deformable attention: a reference has {reference.shape[-1]} numbers; give 2 (a place) or 4 (a box)."
+      )
+    value = self.value_proj(value)
+    if padding is not None:
+      value = jnp.where(padding[:, :, None], jnp.zeros_like(value), value)
+    value = value.reshape(*value.shape[:2], self.heads, -1)  # [N, S, M, d]
+    offsets = self.offsets(query)
+    centre = reference[:, :, None, :, None, :2].astype(jnp.float32)  # [N, q, 1, L, 1, 2]
+    if reference.shape[-1] == 2:
+      unit = jnp.asarray([(cols, rows) for rows, cols in sizes], jnp.float32).reshape(1, 1, 1, -1, 1, 2)
+      places = centre + offsets / unit
+    else:
+      places = centre + offsets / self.points * reference[:, :, None, :, None, 2:] * 0.5
+    out = FORMS[self.form](value, sizes, places, self.weigh(query))  # [N, q, M, d]
+    return self.output_proj(out.reshape(*query.shape[:2], -1))
+
+
+def ring_offsets(
+  key: PRNGKeyArray,
+  shape: tuple[int, ...],
+  dtype: Dtype = jnp.float32,
+  *,
+  heads: int,
+  levels: int,
+  points: int,
+) -> Array:
+  """Starting offsets: head m looks in direction 2 pi m / M, its p-th point p + 1 cells away on a square."""
+  del key
+  angle = 2 * math.pi * np.arange(heads) / heads
+  direction = np.stack([np.cos(angle), np.sin(angle)], -1)
+  direction /= np.abs(direction).max(-1, keepdims=True)  # on the unit square
+  steps = np.arange(1, points + 1).reshape(1, 1, -1, 1)
+  grid = np.broadcast_to(direction[:, None, None] * steps, (heads, levels, points, 2))
+  return jnp.asarray(grid.reshape(shape), dtype)
