@@ -62,6 +62,7 @@ class Outputs:
     logits: per pixel and class, before any sigmoid or softmax; K = 1 for binary sets.
     visual_features: last map of the visual encoder (coarsest stage), before any fusion.
     audio_features: the audio embedding per second as the audio encoder gives it.
+    projected_audio: the same after the system's own first linear map, which it feeds to all its parts.
     fused_maps: one map per fused stage, finest first, as the matching losses read them (rectified).
     fused_audio: the audio feature paired with each of `fused_maps`, None where the stage has no sound.
     similarity: agreement of sound and picture per frame, a logit; filled by debias/guide.
@@ -73,6 +74,7 @@ class Outputs:
   logits: Float[AnyArray, "B T H W K"]
   visual_features: Float[AnyArray, "B T h w C"] | None = None
   audio_features: Float[AnyArray, "B T A"] | None = None
+  projected_audio: Float[AnyArray, "B T D"] | None = None
   fused_maps: tuple | None = None
   fused_audio: tuple | None = None
   similarity: Float[AnyArray, "B T"] | None = None

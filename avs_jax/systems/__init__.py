@@ -8,8 +8,9 @@ from flax.core import FrozenDict
 
 from avs_jax.errors import InputError
 from avs_jax.systems.avsbench import AVSBench
+from avs_jax.systems.avsegformer import AVSegFormer
 
-SYSTEMS = {"avsbench": AVSBench}
+SYSTEMS = {"avsbench": AVSBench, "avsegformer": AVSegFormer}
 NAMES = tuple(SYSTEMS)
 
 

@@ -60,7 +60,36 @@ def _avsbench(overrides: Mapping[str, object]) -> Dialect:
   )
 
 
-DIALECTS: dict[str, Callable[[Mapping[str, object]], Dialect]] = {"avsbench": _avsbench}
+def _avsegformer(overrides: Mapping[str, object]) -> Dialect:
+  """AVSegFormer's models, VGGish included; the Robust paper's hold a guide's linear map beside them."""
+  is_resnet = str(overrides.get("visual", "pvt_v2_b5")).startswith("resnet")
+  branch = ((r"^visual_encoder\.(layer[34])\.", r"backbone.\1_1."),) if is_resnet else ()
+  return Dialect(
+    renames=(
+      *branch,
+      (r"^visual_encoder\.", "backbone."),
+      (r"^audio_encoder\.", "vggish."),
+      (r"^(query_generator\.query|learnable_query)$", r"head.\1.weight"),
+      (r"^pixel_decoder\.layers\.", "head.transformer.encoder.layers."),
+      (r"^query_decoder\.layers\.", "head.transformer.decoder.layers."),
+      (r"^(query_generator|fusion_block)\.", r"head.\1."),
+      (r"^(pixel_decoder|mask_head)\.", "head."),
+    ),
+    # Never run: two more decoders, the second branch of the two-branch ResNet, a backbone's classifier.
+    dead=(
+      r"^head\.(fpn|attn_fc)\.",
+      r"^backbone\.layer[34]_2\.",
+      r"^backbone\.(head|fc)\.",
+      # The Robust paper's guide shapes the training alone; masks do not depend on it.
+      r"^cosine_sim\.",
+    ),
+  )
+
+
+DIALECTS: dict[str, Callable[[Mapping[str, object]], Dialect]] = {
+  "avsbench": _avsbench,
+  "avsegformer": _avsegformer,
+}
 
 
 def dialect(name: str, overrides: Mapping[str, object]) -> Dialect:
