@@ -13,7 +13,7 @@ from avs_jax.errors import InputError
 Params = Mapping[str, Any]
 
 
-def learning_rate(optimizer: Mapping, schedule: Mapping, steps: int) -> optax.Schedule:
+def learning_rate(optimizer: Any, schedule: Any, steps: int) -> optax.Schedule:
   """Learning rate by step: linear warm-up, then constant, cosine to zero, polynomial, or falling at steps.
 
   Raises:
@@ -102,9 +102,7 @@ def scale_by_prefix(
   return optax.GradientTransformation(init, update)
 
 
-def build(
-  config: Mapping, schedule: Mapping, steps: int, steps_per_epoch: int
-) -> optax.GradientTransformation:
+def build(config: Any, schedule: Any, steps: int, steps_per_epoch: int) -> optax.GradientTransformation:
   """The optimiser over the nested dict of the trainable parameters.
 
   Args:

@@ -130,9 +130,9 @@ def make_train_step(
     figures = {
       "loss": total,
       **parts,
-      "gradient_norm": optax.global_norm(gradient),
-      "update_norm": optax.global_norm(update),
-      "parameter_norm": optax.global_norm(learns),
+      "gradient_norm": optax.tree.norm(gradient),
+      "update_norm": optax.tree.norm(update),
+      "parameter_norm": optax.tree.norm(learns),
     }
     params = optimizers.merge(learns, stays)
     return TrainState(state.step + 1, params, statistics, opt_state), figures

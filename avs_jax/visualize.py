@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -87,7 +88,7 @@ def four_sounds(
   return path
 
 
-def curves(path: str, rows: Sequence[Mapping[str, float]], *, caption: str) -> str:
+def curves(path: str, rows: Sequence[Mapping[str, Any]], *, caption: str) -> str:
   """Loss and validation score by step, from the rows of metrics.jsonl. Returns `path`."""
   from matplotlib.figure import Figure
 
