@@ -72,6 +72,12 @@ def starting_variables(config: Any, model: nn.Module) -> dict[str, Any]:
     settings = {key: value for key, value in config.model.to_dict().items() if key != "system"}
     loaded = read_weights(config.init.system, config.model.system, settings)
     place(variables, loaded, wrapped, config.init.system)
+    if config.debias.guide == "cosine_released":  # published files hold it beside the system
+      from avs_jax import weights
+
+      loaded = weights.guide_from_torch(config.model.system, weights.read(config.init.system))
+      if loaded is not None:
+        place(variables, loaded, ("guide",), config.init.system)
   if config.init.run:
     from avs_jax.checkpoint import load_variables
 

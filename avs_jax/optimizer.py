@@ -102,6 +102,38 @@ def scale_by_prefix(
   return optax.GradientTransformation(init, update)
 
 
+def restart_adam(b1: float, b2: float, hold_until: Mapping[str, int]) -> optax.GradientTransformation:
+  """Adam's bias correction counts from the step at which a held parameter starts to move, not from the first.
+
+  Without it a parameter's first step after many steps of rest is (1 - b1) / sqrt(1 - b2) = 3.2 times too
+  long: its moments are as empty as at step one, but no longer corrected for that. To be placed right behind
+  `scale_by_adam`, whose epsilon it scales along.
+  """
+
+  def init(params: Any) -> optax.ScaleByScheduleState:
+    del params
+    return optax.ScaleByScheduleState(count=jnp.zeros([], jnp.int32))
+
+  def update(updates: Any, state: optax.ScaleByScheduleState, params: Any = None) -> tuple[Any, Any]:
+    del params
+    count = state.count + 1
+
+    def correction(steps: jax.Array) -> jax.Array:
+      return jnp.sqrt(1 - b2 ** steps.astype(jnp.float32)) / (1 - b1 ** steps.astype(jnp.float32))
+
+    def corrected(path: tuple[str, ...], value: jax.Array) -> jax.Array:
+      for prefix, step in hold_until.items():
+        if matches(path, prefix):
+          return value * (correction(jnp.maximum(count - step, 1)) / correction(count)).astype(value.dtype)
+      return value
+
+    flat = traverse_util.flatten_dict(updates)
+    moved = {path: corrected(path, value) for path, value in flat.items()}
+    return traverse_util.unflatten_dict(moved), optax.ScaleByScheduleState(count=count)
+
+  return optax.GradientTransformation(init, update)
+
+
 def build(config: Any, schedule: Any, steps: int, steps_per_epoch: int) -> optax.GradientTransformation:
   """The optimiser over the nested dict of the trainable parameters.
 
@@ -113,15 +145,18 @@ def build(config: Any, schedule: Any, steps: int, steps_per_epoch: int) -> optax
   """
   hold = {name: epochs * steps_per_epoch for name, epochs in config["freeze_epochs"].items()}
   b1, b2 = config["betas"]
+  adam = [optax.scale_by_adam(b1, b2), *([restart_adam(b1, b2, hold)] if hold else [])]
   rules = {
-    "adam": lambda: [optax.scale_by_adam(b1, b2)],
+    "adam": lambda: adam,
     "adamw": lambda: [
-      optax.scale_by_adam(b1, b2),
+      *adam,
       # Norm scales and biases are not decayed.
       optax.add_decayed_weights(
         config["weight_decay"], lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
       ),
     ],
+    # As PyTorch does with one group of parameters: norm scales and biases are decayed too.
+    "adamw_all": lambda: [*adam, optax.add_decayed_weights(config["weight_decay"])],
     "sgd": lambda: [optax.trace(b1)],
   }
   if config["name"] not in rules:

@@ -7,6 +7,8 @@ from ml_collections import ConfigDict
 
 from configs import common
 
+SMALL = {"width": 16, "num_queries": 8, "generator_layers": 1, "encoder_layers": 1, "decoder_layers": 1}
+
 
 def get_config(arg: str = "") -> ConfigDict:
   """`arg`: name of a system, default avsbench."""
@@ -20,7 +22,9 @@ def get_config(arg: str = "") -> ConfigDict:
   config.model.visual = "conv_pyramid"
   config.model.visual_args = ConfigDict({"width": 4})
   config.model.audio_args = ConfigDict({"width": 1 / 32})
-  config.model.width = 16
+  for key, value in SMALL.items():
+    if key in config.model:
+      config.model[key] = value
   config.optimizer.frozen = ()
   config.optimizer.lr = 1e-3
   config.schedule.epochs = 2

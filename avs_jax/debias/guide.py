@@ -12,9 +12,9 @@ from jaxtyping import Array, Float
 
 from avs_jax.errors import InputError
 from avs_jax.initial import constant, torch_default, zeros
-from avs_jax.types import Batch, Condition, Outputs
+from avs_jax.types import AnyArray, Batch, Condition, Outputs
 
-FORMS = ("cosine", "cosine_calibrated", "euclidean", "concat")
+FORMS = ("cosine", "cosine_released", "cosine_calibrated", "euclidean", "concat")
 
 
 class Similarity(nn.Module):
@@ -23,8 +23,10 @@ class Similarity(nn.Module):
   Robust paper, equation 5: cosine of the projected audio embedding and the average-pooled last visual map.
   `euclidean` and `concat`: its supplement, table 7. `cosine_calibrated` is ours: the cosine between two
   projections, times a learned scale plus a learned bias, because a plain cosine used as a logit spans only
-  sigmoid 0.27 to 0.73 and its cross entropy can never fall below 0.31.
-  Deviation: none for `cosine`.
+  sigmoid 0.27 to 0.73 and its cross entropy can never fall below 0.31. `cosine_released` is `cosine` on the
+  sound as the system itself has projected it (128 -> 256, shared with the masks' branch, then -> C), as the
+  released AVSegFormer variant does; its weights load with `config.init.system`.
+  Deviation: none for `cosine` and `cosine_released`.
 
   Attributes:
     form: one of `FORMS`.
@@ -48,7 +50,7 @@ class Similarity(nn.Module):
 
     pooled = vis.astype(jnp.float32).mean((2, 3))  # [B, T, C]
     aud = aud.astype(jnp.float32)
-    if self.form == "cosine":
+    if self.form in ("cosine", "cosine_released"):
       return cosine(linear(pooled.shape[-1], "audio_proj")(aud), pooled)
     aud = linear(self.width, "audio_proj")(aud)  # [B, T, D]
     seen = linear(self.width, "visual_proj")(pooled)  # [B, T, D]
@@ -80,7 +82,8 @@ class Guided(nn.Module):
   Attributes:
     system: a module with the methods of `systems.system.System`.
     form: one of `FORMS`.
-    gate: multiply the mask's probability by the similarity's (a switch for inference, reported apart).
+    gate: multiply the mask's probability by the similarity's (a switch for inference, reported apart); see
+      `gated`.
   """
 
   system: Any
@@ -90,22 +93,44 @@ class Guided(nn.Module):
   def setup(self) -> None:
     self.guide = Similarity(self.form)
 
-  def listen(self, log_mel: Float[Array, "B T 96 64"], *, train: bool = False) -> Float[Array, "B T A"]:
+  def listen(self, log_mel: Float[AnyArray, "B T 96 64"], *, train: bool = False) -> Float[Array, "B T A"]:
     return self.system.listen(log_mel, train=train)
 
   def segment(
-    self, frames: Array, audio: Float[Array, "B T A"], *, train: bool = False, present=None
+    self, frames: AnyArray, audio: Float[AnyArray, "B T A"], *, train: bool = False, present=None
   ) -> Outputs:
     outputs = self.system.segment(frames, audio, train=train, present=present)
-    similarity = self.guide(outputs.audio_features, outputs.visual_features, train=train)
+    heard = outputs.audio_features
+    if self.form == "cosine_released":
+      heard = outputs.projected_audio
+      if heard is None:
+        raise InputError(
+          "debias.guide='cosine_released' reads the sound as the system has projected it, and this system does "
+          "not; choose 'cosine', or model.system='avsegformer'."
+        )
+    similarity = self.guide(heard, outputs.visual_features, train=train)
     logits = outputs.logits
     if self.gate and not train:
-      probability = jax.nn.sigmoid(logits) * jax.nn.sigmoid(similarity)[:, :, None, None, None]
-      logits = jax.scipy.special.logit(jnp.clip(probability, 1e-6, 1 - 1e-6))
+      logits = gated(logits.astype(jnp.float32), similarity)
     return outputs.replace(similarity=similarity, logits=logits)
 
-  def __call__(self, frames: Array, log_mel: Array, *, train: bool = False, present=None) -> Outputs:
+  def __call__(self, frames: AnyArray, log_mel: AnyArray, *, train: bool = False, present=None) -> Outputs:
     return self.segment(frames, self.listen(log_mel, train=train), train=train, present=present)
+
+
+def gated(logits: Float[Array, "B T H W K"], similarity: Float[Array, "B T"]) -> Float[Array, "B T H W K"]:
+  """Logits whose probability of anything sounding is multiplied by sigmoid(similarity).
+
+  Of K > 1 classes, class 0 (background) takes what the others lose. Exact for logits of any size: 1 / p is
+  (1 + e^-logit)(1 + e^-similarity), so the odds are 1 / (e^-logit + e^-similarity + e^-(logit + similarity)).
+  """
+  similarity = similarity[:, :, None, None, None]  # [B, T, 1, 1, 1]
+  if logits.shape[-1] == 1:
+    similarity = jnp.broadcast_to(similarity, logits.shape)
+    return -jax.nn.logsumexp(jnp.stack([-logits, -similarity, -logits - similarity]), axis=0)
+  log_p = jax.nn.log_softmax(logits, axis=-1) + jax.nn.log_sigmoid(similarity)  # [B, T, H, W, K]
+  background = jnp.logaddexp(log_p[..., :1], jax.nn.log_sigmoid(-similarity))
+  return jnp.concatenate([background, log_p[..., 1:]], axis=-1)
 
 
 def guide_loss(outputs: Outputs, batch: Batch) -> Float[Array, ""]:

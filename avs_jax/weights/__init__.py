@@ -9,7 +9,8 @@ from avs_jax.weights.containers import read, read_pickled_tensor
 from avs_jax.weights.storage import convert, load, load_metadata, save
 
 __all__ = [
-  "convert", "from_torch", "load", "load_metadata", "read", "read_pickled_tensor", "save", "to_torch_names",
+  "convert", "from_torch", "guide_from_torch", "load", "load_metadata", "read", "read_pickled_tensor", "save",
+  "to_torch_names",
 ]  # fmt: skip
 
 
@@ -18,6 +19,13 @@ def from_torch(name: str, state: Mapping[str, np.ndarray], **overrides: Any) -> 
   from avs_jax.weights import placement  # imports jax, which reading a file does not need
 
   return placement.from_torch(name, state, **overrides)
+
+
+def guide_from_torch(name: str, state: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
+  """Variables of the guide that a system's checkpoint holds beside it; see `placement.guide_from_torch`."""
+  from avs_jax.weights import placement
+
+  return placement.guide_from_torch(name, state)
 
 
 def to_torch_names(name: str, **overrides: Any) -> dict[str, tuple[int, ...]]:

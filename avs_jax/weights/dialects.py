@@ -31,12 +31,14 @@ class Dialect:
     aliases: the same, from other spellings found in files to the checkpoint's name.
     dead: patterns of tensors that published files hold and no computation reads.
     optional: prefixes of parts that a file may lack as a whole; the variables then lack them too.
+    guide: prefix of a similarity guide's tensors, which lie beside the system's and are read apart.
   """
 
   renames: Rewrites = ()
   aliases: Rewrites = ()
   dead: tuple[str, ...] = ()
   optional: tuple[str, ...] = ()
+  guide: str = ""
 
 
 def _avsbench(overrides: Mapping[str, object]) -> Dialect:
@@ -76,13 +78,8 @@ def _avsegformer(overrides: Mapping[str, object]) -> Dialect:
       (r"^(pixel_decoder|mask_head)\.", "head."),
     ),
     # Never run: two more decoders, the second branch of the two-branch ResNet, a backbone's classifier.
-    dead=(
-      r"^head\.(fpn|attn_fc)\.",
-      r"^backbone\.layer[34]_2\.",
-      r"^backbone\.(head|fc)\.",
-      # The Robust paper's guide shapes the training alone; masks do not depend on it.
-      r"^cosine_sim\.",
-    ),
+    dead=(r"^head\.(fpn|attn_fc)\.", r"^backbone\.layer[34]_2\.", r"^backbone\.(head|fc)\."),
+    guide="cosine_sim.",
   )
 
 

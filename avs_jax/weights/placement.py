@@ -174,6 +174,8 @@ def from_torch(name: str, state: Mapping[str, np.ndarray], **overrides: Any) -> 
   for prefix in rules.optional:
     if not any(key.startswith(prefix) for key in given):
       wanted = {key: places for key, places in wanted.items() if not key.startswith(prefix)}
+  if rules.guide:  # it shapes the training; masks do not depend on it, see `guide_from_torch`
+    given = {key: value for key, value in given.items() if not key.startswith(rules.guide)}
   heads = () if name in _system_names() else dialects.HEADS
   droppable = (*dialects.NEVER_WEIGHTS, *heads, *rules.dead)
   missing = sorted(wanted.keys() - given.keys())
@@ -203,3 +205,23 @@ def from_torch(name: str, state: Mapping[str, np.ndarray], **overrides: Any) -> 
     )
   variables = traverse_util.unflatten_dict(flat)
   return variables if scanned is None else {**variables, "params": _stack(variables["params"], scanned)}
+
+
+def guide_from_torch(name: str, state: Mapping[str, np.ndarray]) -> Variables | None:
+  """Variables of the cosine guide that a checkpoint of the system `name` holds beside it; None without one.
+
+  Raises:
+    InputError: the guide there is not one linear map.
+  """
+  prefix = dialects.dialect(name, {}).guide
+  own = {key[len(prefix) :]: np.asarray(state[key]) for key in state if prefix and key.startswith(prefix)}
+  if not own:
+    return None
+  weight, bias = own.pop("audio_proj.weight", None), own.pop("audio_proj.bias", None)
+  if own or weight is None or bias is None or weight.ndim != 2 or bias.shape != weight.shape[:1]:
+    raise InputError(
+      f"the tensors under {prefix!r} are not the guide of a published '{name}'; expected a linear map, "
+      f"{prefix}audio_proj.weight [C, D] and {prefix}audio_proj.bias [C]."
+    )
+  kernel = np.asarray(weight.T, np.float32, order="C")
+  return {"params": {"audio_proj": {"kernel": kernel, "bias": np.asarray(bias, np.float32)}}}
