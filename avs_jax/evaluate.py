@@ -222,16 +222,22 @@ def run_record(config: Any, source: Any, variables: Mapping[str, Any]) -> dict[s
 
 
 def draw(config: Any, source: Any, seen: Mapping[str, Seen], workdir: str) -> None:
-  """Figure 1 for the first clips."""
+  """Figure 1 for the first clips, and beside each picture the masks it shows (`four_sounds_<i>.npz`)."""
   from avs_jax import visualize
 
+  folder = os.path.join(workdir, "pictures")
+  os.makedirs(folder, exist_ok=True)
   for index in range(min(config.eval.pictures, len(source))):
     clip = source.clip(index)
     maps = {condition_of(name): each.probabilities[index] for name, each in seen.items()}
+    title = f"{clip.id}, {source.title}, {config.eval.split}"
+    path = os.path.join(folder, f"four_sounds_{index}")
     visualize.four_sounds(
-      os.path.join(workdir, "pictures", f"four_sounds_{index}.png"),
+      f"{path}.png",
       clip.frames,
       clip.masks > 0,
       maps,
-      caption=f"{config.title or config.model.system}: {clip.id}, {source.title}, {config.eval.split}",
+      caption=f"{config.title or config.model.system}: {title}",
     )
+    active = {name: each.probabilities[index] > 0.5 for name, each in seen.items()}
+    np.savez_compressed(f"{path}.npz", frames=clip.frames, truth=clip.masks > 0, title=title, **active)

@@ -41,7 +41,7 @@ def train_all(config: Any, workdir: str) -> dict[str, dict]:
     if report.read(folder) is None:
       train(settings, folder)
     results[name] = report.read(folder)
-  return _side_by_side(workdir, results)
+  return _side_by_side(config, workdir, results)
 
 
 def evaluate_all(config: Any, workdir: str) -> dict[str, dict]:
@@ -56,12 +56,21 @@ def evaluate_all(config: Any, workdir: str) -> dict[str, dict]:
     folder = os.path.join(workdir, name)
     evaluate(variant(config, name), folder)
     results[name] = report.read(folder)
-  return _side_by_side(workdir, results)
+  return _side_by_side(config, workdir, results)
 
 
-def _side_by_side(workdir: str, results: dict[str, dict]) -> dict[str, dict]:
+def _side_by_side(config: Any, workdir: str, results: dict[str, dict]) -> dict[str, dict]:
+  """The table and the picture that compare the runs."""
+  from avs_jax import visualize
+
   if jax.process_index() == 0:
     report.compare(workdir, results)
+    data_set = next(iter(results.values()))["record"]["data_set"]
+    visualize.compared(
+      os.path.join(workdir, "comparison.png"),
+      {name: os.path.join(workdir, name) for name in results},
+      caption=f"{config.title}: {data_set}",
+    )
   return results
 
 

@@ -64,10 +64,12 @@ def four_sounds(
   for condition, maps in probabilities.items():
     truth = masks if condition == Condition.POSITIVE else np.zeros_like(masks)
     active = maps > 0.5
-    rows.append((
-      f"{NAMES[condition]}\narea {active.mean():.3f}",
-      [overlay(*triple) for triple in zip(frames, active, truth, strict=True)],
-    ))
+    rows.append(
+      (
+        f"{NAMES[condition]}\narea {active.mean():.3f}",
+        [overlay(*triple) for triple in zip(frames, active, truth, strict=True)],
+      )
+    )
   seconds = len(frames)
   figure = Figure(figsize=(1.6 * seconds + 1.6, 1.6 * len(rows) + 0.5), layout="constrained")
   axes = figure.subplots(len(rows), seconds, squeeze=False)
@@ -83,6 +85,53 @@ def four_sounds(
         axis.set_title(f"second {t + 1}", fontsize=8)
   figure.suptitle(caption, fontsize=9)
   figure.supxlabel(columns or "green: correct   orange: false alarm   yellow line: missed", fontsize=8)
+  os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+  figure.savefig(path, dpi=90)
+  return path
+
+
+def compared(path: str, folders: Mapping[str, str], *, clips: int = 4, caption: str = "") -> str | None:
+  """Sets runs side by side: a row a clip, and for each run the middle second under each sound.
+
+  Args:
+    folders: {name of the run: its folder}; each holds `pictures/four_sounds_<i>.npz` of the same clips.
+    clips: at most so many rows.
+
+  Returns: `path`; None where a run has no such files.
+  """
+  from matplotlib.figure import Figure
+
+  rows = []
+  for index in range(clips):
+    files = {name: os.path.join(f, "pictures", f"four_sounds_{index}.npz") for name, f in folders.items()}
+    if not all(os.path.exists(file) for file in files.values()):
+      break
+    rows.append({name: dict(np.load(file)) for name, file in files.items()})
+  if not rows:
+    return None
+  sounds = [c for c in NAMES if c.name.lower() in next(iter(rows[0].values()))]
+  width = 1 + len(folders) * len(sounds)
+  figure = Figure(figsize=(1.25 * width, 1.25 * len(rows) + 0.9), layout="constrained")
+  axes = figure.subplots(len(rows), width, squeeze=False)
+  for r, row in enumerate(rows):
+    first = next(iter(row.values()))
+    t = len(first["frames"]) // 2
+    frame, truth = first["frames"][t], first["truth"][t]
+    axes[r][0].imshow(overlay(frame, truth, truth), interpolation="nearest")
+    for v, (name, saved) in enumerate(row.items()):
+      for k, condition in enumerate(sounds):
+        axis = axes[r][1 + v * len(sounds) + k]
+        right = truth if condition == Condition.POSITIVE else np.zeros_like(truth)
+        axis.imshow(overlay(frame, saved[condition.name.lower()][t], right), interpolation="nearest")
+        if r == 0:
+          title = NAMES[condition].replace("off-screen sound", "off-screen")
+          axis.set_title(f"{name}\n{title}" if k == 0 else f"\n{title}", fontsize=8)
+  axes[0][0].set_title("\ntruth", fontsize=8)
+  for axis in axes.flat:
+    axis.set_xticks([])
+    axis.set_yticks([])
+  figure.suptitle(caption, fontsize=9)
+  figure.supxlabel("green: correct   orange: false alarm   yellow line: missed", fontsize=8)
   os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
   figure.savefig(path, dpi=90)
   return path

@@ -1,6 +1,7 @@
 """The warm-up: both encoders learn to name what they see and hear, before anything is segmented.
 
-It stands in for ImageNet and AudioSet where no pretrained weights are given, and needs class labels.
+It stands in for ImageNet and AudioSet where no pretrained weights are given, and needs class labels. As in
+AudioSet, silence and noise are classes of their own: `warmup.nonsense` of the clips get one of the two.
 Ours, not a paper's. Picture and sound are compared with the SAME class prototypes, so that afterwards the two
 embeddings of one class lie near each other.
 """
@@ -27,7 +28,7 @@ from avs_jax.errors import InputError
 from avs_jax.initial import constant, normal, torch_default
 from avs_jax.initialise import initialise
 from avs_jax.model import adopt, example_inputs
-from avs_jax.types import Batch
+from avs_jax.types import Batch, Condition
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,20 @@ class Recogniser(nn.Module):
       return scale * cosine(x[:, :, None], prototypes[None, None])
 
     return compare(seen), compare(heard)
+
+
+def labels(batch: Batch) -> tuple[Bool[Array, "B T G"], Bool[Array, "B T G"]]:
+  """What is to be named in each picture and each second: the data set's categories, then silence, then noise."""
+  shape = (*batch.sounding.shape[:2], 1)
+  kind = jnp.broadcast_to(batch.condition[:, None, None], shape)
+  nothing = jnp.zeros(shape, bool)
+  seen = jnp.broadcast_to(batch.visible[:, None], batch.sounding.shape)
+  is_silent, is_noise = kind == int(Condition.SILENCE), kind == int(Condition.NOISE)
+  heard = batch.sounding & ~is_silent & ~is_noise
+  return (
+    jnp.concatenate([seen, nothing, nothing], -1),
+    jnp.concatenate([heard, is_silent, is_noise], -1),
+  )
 
 
 def naming_loss(logits: Float[Array, "B T G"], labels: Bool[Array, "B T G"]) -> Float[Array, ""]:
@@ -128,7 +143,7 @@ def ingredients(config: Any, source: Any) -> dict[str, Any]:
     "seed": config.seed,
     "data_set": [source.title, len(source), zlib.crc32("\n".join(source.ids).encode()), config.data.size],
     "categories": source.categories,
-    "warmup": {key: chosen["warmup"][key] for key in ("steps", "batch", "lr")},
+    "warmup": {key: chosen["warmup"][key] for key in ("steps", "batch", "lr", "nonsense")},
     "model": {key: chosen["model"][key] for key in ("visual", "visual_args", "audio", "audio_args", "dtype")},
     "noising": chosen["noising"],
     "augment": chosen["augment"],
@@ -152,7 +167,7 @@ def _train(
 
   mesh = meshes.make_mesh(config.warmup.batch)
   system = getattr(model, "system", model)
-  recogniser = Recogniser(system=system.clone(parent=None, name=None), num_categories=len(source.categories))
+  recogniser = Recogniser(system=system.clone(parent=None, name=None), num_categories=len(source.categories) + 2)
   start = initialise(recogniser, *example_inputs(config), seed=config.seed)
   start.setdefault("batch_stats", {})
   adopt(start, variables, "the model's start")
@@ -168,9 +183,9 @@ def _train(
         rngs={"dropout": key},
         mutable=["batch_stats"],
       )
-      visible = jnp.broadcast_to(batch.visible[:, None], seen.shape)
-      total = naming_loss(seen, visible) + naming_loss(heard, batch.sounding)
-      figures = {"loss": total, "seen": accuracy(seen, visible), "heard": accuracy(heard, batch.sounding)}
+      visible, sounding = labels(batch)
+      total = naming_loss(seen, visible) + naming_loss(heard, sounding)
+      figures = {"loss": total, "seen": accuracy(seen, visible), "heard": accuracy(heard, sounding)}
       return total, (figures, moved.get("batch_stats", statistics))
 
     (_, (figures, statistics)), gradient = jax.value_and_grad(loss, has_aux=True)(params)

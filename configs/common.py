@@ -163,7 +163,7 @@ def get_config() -> ConfigDict:
   config.data.size = 224
   config.data.seconds = 5
   config.data.seed = 0  # of the stand-ins; the same clips for every config.seed
-  config.data.clips = ConfigDict({"train": 296, "val": 64, "test": 64})  # stand-ins only
+  config.data.clips = ConfigDict({"train": 296, "val": 8, "test": 16})  # stand-ins only
   config.data.audio = "auto"  # wav, log_mel (published pickles), auto
   config.data.masks = "mended"  # mended, as_published
   config.data.annotated = "published"  # stand-ins: published (S4 trains on the first frame alone), all
@@ -228,6 +228,7 @@ def get_config() -> ConfigDict:
   config.warmup.steps = 0
   config.warmup.batch = 32
   config.warmup.lr = 1e-3
+  config.warmup.nonsense = 0.2  # share of clips that get silence or noise, two classes of their own
   config.warmup.folder = ""  # where it is kept and found again; empty: in the work directory
 
   config.loss = ConfigDict()  # weights of the parts, see losses.objective

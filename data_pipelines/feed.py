@@ -78,7 +78,7 @@ def training(
     source,
     batch=config.warmup.batch if is_labelled else config.schedule.batch,
     seed=config.seed,
-    negatives=None if is_labelled or not config.negatives.fraction else negative_pairs(config, "train"),
+    negatives=nonsense(config) if is_labelled else training_negatives(config),
     noising=noising(config),
     augment=augmentation(config),
     front_end=config.negatives.front_end,
@@ -90,8 +90,20 @@ def training(
   return loader.iterate(batches, start, threads=settings.threads, workers=settings.workers)
 
 
+def training_negatives(config: Any) -> negatives.Negatives | None:
+  """The negative pairs of training, None where there are none."""
+  return negative_pairs(config, "train") if config.negatives.fraction else None
+
+
+def nonsense(config: Any) -> negatives.Negatives | None:
+  """The warm-up's clips of silence and noise."""
+  share = config.warmup.nonsense
+  pairs = negative_pairs(config, "train")
+  return dataclasses.replace(pairs, fraction=share, silence=1.0, noise=1.0, offscreen=0.0) if share else None
+
+
 def labelled(config: Any, source: Source) -> loader.BatchIterator:
-  """Positive pairs for the warm-up."""
+  """Pairs for the warm-up: own sounds, and some silence and noise."""
   return training(config, source, is_labelled=True)
 
 
