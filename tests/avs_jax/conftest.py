@@ -1,6 +1,7 @@
 """A config smaller than configs/tiny.py, and runs of it that several tests look at."""
 
 import importlib
+import os
 from pathlib import Path
 
 import jax
@@ -83,17 +84,30 @@ def finished(small, tmp_path_factory):
   from avs_jax import mesh as meshes
   from avs_jax.train import train
 
-  config = small({
-    "steps": 10,
-    "log.checkpoint_steps": 4,
-    "log.keep": 10,
-    "eval.every_epochs": 1.0,
-    "eval.pictures": 1,
-    "eval.conditions": ("positive", "silence", "noise", "offscreen"),
-  })
+  config = small(
+    {
+      "steps": 10,
+      "log.checkpoint_steps": 4,
+      "log.keep": 10,
+      "eval.every_epochs": 1.0,
+      "eval.pictures": 1,
+      "eval.conditions": ("positive", "silence", "noise", "offscreen"),
+    }
+  )
   folder = tmp_path_factory.mktemp("finished")
   make_mesh = meshes.make_mesh
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(meshes, "make_mesh", lambda batch, model=1: make_mesh(batch, model, jax.devices()[:1]))
     state = jax.device_get(train(config, str(folder)))
   return config, Path(folder), state
+
+
+@pytest.fixture(scope="session")
+def with_cache():
+  """The environment of a process that shares this one's compiled programs."""
+  names = (
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_persistent_cache_min_entry_size_bytes",
+  )
+  return {**os.environ, **{name.upper(): str(getattr(jax.config, name)) for name in names}}

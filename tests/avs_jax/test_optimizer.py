@@ -1,0 +1,135 @@
+"""Learning rates, multipliers and frozen parts, on parameters small enough to compute by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from avs_jax import optimizer as optimizers
+from avs_jax.errors import InputError
+
+PARAMS = {
+  "visual_encoder": {"block1_0": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}},
+  "audio_encoder": {"fc": {"kernel": jnp.ones((2, 2))}},
+  "head": {"kernel": jnp.ones((2, 2))},
+}
+
+
+def settings(**changes):
+  chosen = {
+    "name": "sgd", "lr": 0.1, "betas": (0.0, 0.999), "weight_decay": 0.0, "clip_norm": 0.0,
+    "multipliers": {}, "freeze_epochs": {},
+  }  # fmt: skip
+  return {**chosen, **changes}
+
+
+def schedule(**changes):
+  chosen = {
+    "lr_warmup_steps": 0,
+    "decay": "constant",
+    "decay_at": (0.5, 0.75),
+    "decay_factor": 0.1,
+    "decay_power": 2.0,
+  }
+  return {**chosen, **changes}
+
+
+def moved(steps=1, steps_per_epoch=4, **changes):
+  """How far each parameter goes in `steps` steps of a gradient of ones."""
+  rule = optimizers.build(settings(**changes), schedule(), 100, steps_per_epoch)
+  params, state = PARAMS, rule.init(PARAMS)
+  for _ in range(steps):
+    update, state = rule.update(jax.tree.map(jnp.ones_like, params), state, params)
+    params = optax.apply_updates(params, update)
+  return jax.tree.map(lambda new, old: np.round(np.asarray(old - new), 6), params, PARAMS)
+
+
+def rates(steps, **changes):
+  rate = optimizers.learning_rate(settings(), schedule(**changes), steps)
+  return [round(float(rate(step)), 6) for step in range(steps)]
+
+
+def test_a_plain_step_moves_by_the_learning_rate():
+  assert {float(x.ravel()[0]) for x in jax.tree.leaves(moved())} == {np.float32(0.1).round(6).item()}
+
+
+def test_a_multiplier_scales_one_prefix_only():
+  far = moved(multipliers={"visual_encoder": 0.1})
+  np.testing.assert_allclose(far["visual_encoder"]["block1_0"]["bias"], 0.01, rtol=1e-5)
+  np.testing.assert_allclose(far["head"]["kernel"], 0.1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_a_multiplier_scales_what_any_rule_would_do(name):
+  far = moved(name=name, betas=(0.9, 0.999), multipliers={"head": 0.5}, steps=3)
+  np.testing.assert_allclose(far["head"]["kernel"] * 2, far["audio_encoder"]["fc"]["kernel"], rtol=1e-3)
+
+
+def test_a_part_held_for_two_epochs_starts_at_the_first_step_of_the_third():
+  kernel = [moved(steps, freeze_epochs={"head": 2})["head"]["kernel"][0, 0] for steps in (7, 8, 9)]
+  np.testing.assert_allclose(kernel, [0, 0, 0.1], rtol=1e-5)
+
+
+def test_a_held_part_is_not_decayed_and_gathers_no_momentum():
+  still = moved(8, name="adamw", betas=(0.9, 0.999), weight_decay=0.5, freeze_epochs={"head": 2})
+  assert not still["head"]["kernel"].any()
+  after = moved(9, name="sgd", betas=(0.9, 0.999), freeze_epochs={"head": 2})["head"]["kernel"]
+  np.testing.assert_allclose(after, 0.1, rtol=1e-5)  # one plain step, not nine steps of momentum
+
+
+def test_scales_and_biases_are_not_decayed():
+  zero = jax.tree.map(jnp.zeros_like, PARAMS)
+  rule = optimizers.build(settings(name="adamw", weight_decay=0.5), schedule(), 10, 1)
+  update, _ = rule.update(zero, rule.init(PARAMS), PARAMS)
+  assert not np.asarray(update["visual_encoder"]["block1_0"]["bias"]).any()
+  np.testing.assert_allclose(update["visual_encoder"]["block1_0"]["kernel"], -0.05, rtol=1e-5)
+
+
+def test_the_gradient_is_clipped_by_its_norm_over_all_parameters():
+  count = sum(x.size for x in jax.tree.leaves(PARAMS))
+  np.testing.assert_allclose(moved(clip_norm=1.0)["head"]["kernel"], 0.1 / count**0.5, rtol=1e-4)
+
+
+def test_the_learning_rate_warms_up_and_then_stays():
+  assert rates(6, lr_warmup_steps=4) == [0.0, 0.025, 0.05, 0.075, 0.1, 0.1]
+
+
+def test_cosine_ends_near_zero_and_is_half_at_half():
+  assert rates(4, decay="cosine") == [0.1, 0.085355, 0.05, 0.014645]
+
+
+def test_polynomial_falls_by_its_power():
+  assert rates(4, decay="polynomial") == [0.1, 0.05625, 0.025, 0.00625]
+
+
+def test_steps_fall_at_shares_of_the_whole_run_even_inside_the_warm_up():
+  assert rates(8, decay="steps") == [0.1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
+  assert rates(8, decay="steps", lr_warmup_steps=2) == [0.0, 0.05, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
+
+
+def test_unknown_rules_are_refused():
+  with pytest.raises(InputError, match="optimizer.name='lamb' is unknown; choose one of adam, .*sgd"):
+    optimizers.build(settings(name="lamb"), schedule(), 10, 1)
+  with pytest.raises(InputError, match="schedule.decay='linear' is unknown; choose one of constant, cosine"):
+    optimizers.learning_rate(settings(), schedule(decay="linear"), 10)
+
+
+def test_a_prefix_is_found_at_any_level_and_only_as_whole_names():
+  assert optimizers.matches(("system", "visual_encoder", "block1_0", "kernel"), "visual_encoder/block1_0")
+  assert not optimizers.matches(("visual_encoder", "block1_01"), "visual_encoder/block1_0")
+  assert not optimizers.matches(("audio_encoder",), "audio")
+
+
+def test_parting_and_merging_gives_the_same_tree():
+  learns, stays = optimizers.split_trainable(PARAMS, ("audio_encoder", "visual_encoder/block1_0"))
+  assert set(learns) == {"head"}
+  assert set(stays) == {"audio_encoder", "visual_encoder"}
+  assert jax.tree.structure(optimizers.merge(learns, stays)) == jax.tree.structure(PARAMS)
+
+
+def test_a_frozen_name_of_nothing_is_refused():
+  with pytest.raises(
+    InputError, match="no parameter lies under 'audio_encodr'; the model has .*audio_encoder"
+  ):
+    optimizers.split_trainable(PARAMS, ("audio_encodr",))
