@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt8
 
 from avs_jax.decoders.fpn import ASPP, FeatureFusion, MaskHead
+from avs_jax.errors import InputError
 from avs_jax.fusion.tpavi import TPAVI
 from avs_jax.layers import resize_bilinear
 from avs_jax.systems.system import System
-from avs_jax.types import Outputs
+from avs_jax.types import AnyArray, Outputs
 
 
 class AVSBench(System):
@@ -23,14 +24,29 @@ class AVSBench(System):
     width: channels of the decoder.
     tpavi_stages: stages that hear, 1 finest to 4 coarsest; () is the visual-only network.
     tpavi_modes: "va" (sound), "vv" (no sound, same weights), or both, averaged.
-    group_seconds: TPAVI sees groups of so many frames; 0 is the whole clip. The released AVSS weights were
-      trained with groups of five, so that is the default where num_classes > 1.
+    group_seconds: TPAVI sees groups of so many frames; 0, and clips that do not divide into such groups, is
+      the whole clip. The released AVSS weights were trained with groups of five: the default where
+      num_classes > 1.
   """
 
   width: int = 256
   tpavi_stages: Sequence[int] = (1, 2, 3, 4)
   tpavi_modes: Sequence[str] = ("va",)
   group_seconds: int | None = None
+
+  def __post_init__(self) -> None:
+    for key, allowed in (("tpavi_stages", (1, 2, 3, 4)), ("tpavi_modes", ("va", "vv"))):
+      value = tuple(getattr(self, key))
+      if not set(value) <= set(allowed) or len(set(value)) < len(value):
+        known = ", ".join(map(repr, allowed))
+        raise InputError(f"model.{key}={value!r}: give each of {known} at most once.")
+    if self.tpavi_stages and not self.tpavi_modes:
+      raise InputError(
+        "model.tpavi_modes is empty; give 'va', 'vv' or both, or set model.tpavi_stages to ()."
+      )
+    if self.group_seconds is not None and self.group_seconds < 0:
+      raise InputError(f"model.group_seconds={self.group_seconds} is negative; give 0 for the whole clip.")
+    super().__post_init__()
 
   def setup(self) -> None:
     self.build_encoders()
@@ -64,11 +80,11 @@ class AVSBench(System):
 
   def segment(
     self,
-    frames: UInt8[Array, "B T H W 3"] | Float[Array, "B T H W 3"],
-    audio: Float[Array, "B T A"],
+    frames: UInt8[AnyArray, "B T H W 3"] | Float[AnyArray, "B T H W 3"],
+    audio: Float[AnyArray, "B T A"],
     *,
     train: bool = False,
-    present: Bool[Array, "B T"] | None = None,
+    present: Bool[AnyArray, "B T"] | None = None,
   ) -> Outputs:
     """Mask logits of each frame, given the audio embedding of its second.
 
@@ -76,10 +92,10 @@ class AVSBench(System):
       present: real frames; the semantic network zeroes the features and logits of the others.
     """
     clips, seconds = frames.shape[:2]
-    keep = None
+    audio, keep = jnp.asarray(audio), None
     if present is not None and self.num_classes > 1:
-      keep = present.astype(jnp.dtype(self.dtype)).reshape(-1, 1, 1, 1)  # [B*T, 1, 1, 1]
-      audio = audio * present[:, :, None].astype(audio.dtype)
+      keep = jnp.asarray(present, jnp.dtype(self.dtype)).reshape(-1, 1, 1, 1)  # [B*T, 1, 1, 1]
+      audio = audio * jnp.asarray(present, audio.dtype)[:, :, None]
 
     def kept(x: Float[Array, "N h w C"]) -> Float[Array, "N h w C"]:
       return x if keep is None else x * keep

@@ -8,7 +8,8 @@ from flax.core import FrozenDict
 from jaxtyping import Array, Bool, Float, UInt8
 
 from avs_jax import encoders
-from avs_jax.types import Outputs
+from avs_jax.errors import InputError
+from avs_jax.types import AnyArray, Outputs
 
 
 class System(nn.Module):
@@ -30,6 +31,26 @@ class System(nn.Module):
   dtype: str = "float32"
   remat: bool = False
 
+  def __post_init__(self) -> None:
+    """Refuses settings that no system can be built with.
+
+    Raises:
+      InputError: names the setting and what it may be.
+    """
+    for key, allowed in (
+      ("visual", encoders.VISUAL),
+      ("audio", encoders.AUDIO),
+      ("dtype", ("float32", "bfloat16")),
+    ):
+      value = getattr(self, key)
+      if value not in allowed:
+        raise InputError(f"model.{key}={value!r} is not known; choose one of {', '.join(allowed)}.")
+    if self.num_classes < 1:
+      raise InputError(
+        f"model.num_classes={self.num_classes} is not a number of classes; give 1 for binary masks."
+      )
+    super().__post_init__()
+
   def build_encoders(self) -> None:
     """Makes the two encoders; a subclass calls it first thing in `setup`."""
     compute = jnp.dtype(self.dtype)
@@ -39,20 +60,20 @@ class System(nn.Module):
     self.visual_encoder = encoders.build(self.visual, dtype=compute, **visual_args)
     self.audio_encoder = encoders.build(self.audio, dtype=compute, **dict(self.audio_args))
 
-  def listen(self, log_mel: Float[Array, "B T 96 64"], *, train: bool = False) -> Float[Array, "B T A"]:
+  def listen(self, log_mel: Float[AnyArray, "B T 96 64"], *, train: bool = False) -> Float[Array, "B T A"]:
     """One embedding a second."""
     clips, seconds = log_mel.shape[:2]
-    flat = log_mel.reshape(clips * seconds, *log_mel.shape[2:])  # [B*T, 96, 64]
+    flat = jnp.asarray(log_mel).reshape(clips * seconds, *log_mel.shape[2:])  # [B*T, 96, 64]
     return self.audio_encoder(flat, train=train).reshape(clips, seconds, -1)  # [B, T, A]
 
   def see(
-    self, frames: UInt8[Array, "B T H W 3"] | Float[Array, "B T H W 3"], *, train: bool = False
+    self, frames: UInt8[AnyArray, "B T H W 3"] | Float[AnyArray, "B T H W 3"], *, train: bool = False
   ) -> tuple[Float[Array, "N h w C"], ...]:
     """The visual encoder's four maps, finest first, clips and seconds folded into N = B*T.
 
     uint8 frames are normalised with the encoder's own statistics; float frames are taken as normalised.
     """
-    flat = frames.reshape(-1, *frames.shape[2:])  # [B*T, H, W, 3]
+    flat = jnp.asarray(frames).reshape(-1, *frames.shape[2:])  # [B*T, H, W, 3]
     if flat.dtype == jnp.uint8:
       mean, std = (
         jnp.asarray(values, jnp.float32).reshape(1, 1, 1, 3)
@@ -63,10 +84,10 @@ class System(nn.Module):
 
   def __call__(
     self,
-    frames: UInt8[Array, "B T H W 3"] | Float[Array, "B T H W 3"],
-    log_mel: Float[Array, "B T 96 64"],
+    frames: UInt8[AnyArray, "B T H W 3"] | Float[AnyArray, "B T H W 3"],
+    log_mel: Float[AnyArray, "B T 96 64"],
     *,
     train: bool = False,
-    present: Bool[Array, "B T"] | None = None,
+    present: Bool[AnyArray, "B T"] | None = None,
   ) -> Outputs:
     return self.segment(frames, self.listen(log_mel, train=train), train=train, present=present)
