@@ -1,0 +1,44 @@
+"""Pictures show what was right, what should be silent and what was missed."""
+
+import matplotlib.image
+import numpy as np
+
+from avs_jax import visualize
+from avs_jax.types import Condition
+
+
+def test_an_overlay_colours_hits_false_alarms_and_the_outline_of_what_was_missed():
+  frame = np.full((8, 8, 3), 100, np.uint8)
+  active, truth = np.zeros((8, 8), bool), np.zeros((8, 8), bool)
+  active[0, :2] = True  # one right, one false
+  truth[0, 0] = True
+  truth[3:8, 3:8] = True  # missed: 5 x 5, whose outline is drawn
+  picture = visualize.overlay(frame, active, truth)
+  blend = lambda colour: (0.45 * 75 + 0.55 * np.array(colour)).astype(np.uint8)  # noqa: E731
+  assert picture[0, 0].tolist() == blend(visualize.HIT).tolist()
+  assert picture[0, 1].tolist() == blend(visualize.FALSE_ALARM).tolist()
+  assert picture[3, 3].tolist() == list(visualize.MISSED)
+  assert picture[5, 5].tolist() == [75, 75, 75]  # inside the outline
+  assert picture[2, 2].tolist() == [75, 75, 75]
+
+
+def test_the_same_frames_under_four_sounds_become_one_picture(tmp_path):
+  rng = np.random.default_rng(0)
+  frames = rng.integers(0, 256, (2, 16, 16, 3), np.uint8)
+  masks = rng.random((2, 16, 16)) > 0.5
+  maps = {condition: rng.random((2, 16, 16), np.float32) for condition in Condition}
+  path = visualize.four_sounds(str(tmp_path / "deep" / "a.png"), frames, masks, maps, caption="a stand-in")
+  picture = matplotlib.image.imread(path)
+  assert picture.shape[0] > 400  # frames, truth and four sounds
+  assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 50
+
+
+def test_curves_take_rows_that_lack_some_figures(tmp_path):
+  rows = [
+    {"step": 1, "loss": 1.0},
+    {"step": 2, "val_iou_frame": 0.5, "val_f_at_half": None},
+    {"step": 2, "loss": 0.5},
+  ]
+  path = visualize.curves(str(tmp_path / "curves.png"), rows, caption="tiny")
+  assert matplotlib.image.imread(path).shape[1] > 600
+  visualize.curves(path, [], caption="nothing yet")
