@@ -111,7 +111,7 @@ def train_until(stop: "StopFlag", config: Any, workdir: str) -> TrainState:
   book.begin_at(begin)
 
   # --- loop
-  key = jax.device_put(jax.random.key(config.seed), meshes.replicated(mesh))
+  key = jax.jit(lambda: jax.random.key(config.seed), out_shardings=meshes.replicated(mesh))()
   validate_at = validation_steps(config, steps, steps_per_epoch)
   recent: deque[tuple[int, np.ndarray, dict]] = deque()
   saved_at = time.monotonic()
