@@ -131,7 +131,8 @@ class PixelDecoder(nn.Module):
     centres = jnp.asarray(cell_centres(sizes))[None, :, None]  # [1, S, 1, 2]
     reference = jnp.broadcast_to(centres, (1, tokens.shape[1], len(levels), 2))
     layer = nn.remat(EncoderLayer, static_argnums=(4, 5)) if self.remat else EncoderLayer
-    layer = nn.jit(layer, static_argnums=(4, 5))  # equal layers are traced once
+    if not self.is_initializing():  # equal layers are traced once, but each one's start is drawn by itself
+      layer = nn.jit(layer, static_argnums=(4, 5))
     for i in range(self.layers):
       tokens = layer(self.heads, self.points, self.dropout, self.sampling, self.dtype, name=f"layers_{i}")(
         tokens, position, reference, sizes, train

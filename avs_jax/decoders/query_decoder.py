@@ -59,7 +59,8 @@ class QueryDecoder(nn.Module):
     self, queries: Float[Array, "N Q D"], memory: Float[Array, "N S D"], *, train: bool = False
   ) -> Float[Array, "N Q D"]:
     layer = nn.remat(DecoderLayer, static_argnums=(3,)) if self.remat else DecoderLayer
-    layer = nn.jit(layer, static_argnums=(3,))  # equal layers are traced once
+    if not self.is_initializing():  # equal layers are traced once, but each one's start is drawn by itself
+      layer = nn.jit(layer, static_argnums=(3,))
     for i in range(self.layers):
       queries = layer(self.heads, self.dropout, self.dtype, name=f"layers_{i}")(queries, memory, train)
     return queries

@@ -37,7 +37,7 @@ class GeneratorLayer(nn.Module):
 
 
 class QueryGenerator(nn.Module):
-  """Learned queries that listen: the same for every frame before the sound reaches them.
+  """Learned queries that listen, plus learned queries that do not: the same for every frame but for its sound.
 
   AVSegFormer, section "Query Generator".  Deviation: none. With one token of sound per frame its softmax is
   always 1, so queries and keys of the cross-attention have no effect and no gradient, there as here.
@@ -57,10 +57,12 @@ class QueryGenerator(nn.Module):
     """Queries of each frame from its tokens of sound."""
     query = self.param("query", xavier_uniform, (self.num_queries, self.width), jnp.float32)
     x = jnp.broadcast_to(query.astype(self.dtype), (aud.shape[0], *query.shape))  # [N, Q, D]
-    layer = nn.jit(GeneratorLayer)  # equal layers are traced once
+    # Equal layers are traced once, but each one's start is drawn by itself.
+    layer = GeneratorLayer if self.is_initializing() else nn.jit(GeneratorLayer)
     for i in range(self.layers):
       x = layer(self.heads, self.dtype, name=f"layers_{i}")(x, aud)
-    return x
+    learnable = self.param("learnable_query", xavier_uniform, (self.num_queries, self.width), jnp.float32)
+    return x + learnable.astype(self.dtype)[None]
 
 
 class CrossModalMixer(nn.Module):

@@ -9,7 +9,7 @@ from avs_jax.decoders.pixel_decoder import CHANNELS_PER_GROUP, PixelDecoder
 from avs_jax.decoders.query_decoder import QueryDecoder, QueryMaskHead
 from avs_jax.errors import InputError
 from avs_jax.fusion.query_mixer import CrossModalMixer, QueryGenerator
-from avs_jax.initial import torch_default, xavier_uniform
+from avs_jax.initial import torch_default
 from avs_jax.layers import resize_bilinear
 from avs_jax.systems.system import System
 from avs_jax.types import AnyArray, Outputs
@@ -52,9 +52,6 @@ class AVSegFormer(System):
     self.query_generator = QueryGenerator(
       self.width, self.num_queries, self.generator_layers, self.heads, compute
     )
-    self.learnable_query = self.param(
-      "learnable_query", xavier_uniform, (self.num_queries, self.width), jnp.float32
-    )
     self.pixel_decoder = PixelDecoder(
       self.width,
       self.encoder_layers,
@@ -95,8 +92,7 @@ class AVSegFormer(System):
 
     pyramid = self.see(frames, train=train)
     token = self.audio_proj(audio.reshape(clips * seconds, -1))  # [B*T, D]
-    heard = self.query_generator(token[:, None])  # [B*T, Q, D]
-    queries = heard + self.learnable_query.astype(heard.dtype)[None]
+    queries = self.query_generator(token[:, None])  # [B*T, Q, D]
     memory, feature = self.pixel_decoder([kept(level) for level in pyramid], train=train)
     queries = self.query_decoder(queries, memory, train=train)  # [B*T, Q, D]
     feature = self.fusion_block(feature, token)  # [B*T, h, w, D]
