@@ -9,8 +9,9 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from avs_jax import encoders, losses, systems
+from avs_jax import losses, systems
 from avs_jax.debias import guide
+from avs_jax.encoders import efficientnet
 from avs_jax.errors import InputError
 from avs_jax.initialise import initialise
 from avs_jax.step import Objective
@@ -88,8 +89,17 @@ def starting_variables(config: Any, model: nn.Module) -> dict[str, Any]:
 def load_encoder(path: str, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
   """Weights of an encoder from a file; "imagenet" finds those that a package ships."""
   if path == "imagenet":
-    path = str(encoders.pretrained_path(name))
+    path = pretrained_file(name)
   return read_weights(path, name, arguments)
+
+
+def pretrained_file(name: str) -> str:
+  """The file that "imagenet" means. Raises `InputError` for an encoder that no package ships weights of."""
+  if name != "efficientnet_lite0":
+    raise InputError(
+      f"init.visual=imagenet: no package ships weights of {name}; give a file, or take efficientnet_lite0."
+    )
+  return str(efficientnet.pretrained_path())
 
 
 def read_weights(path: str, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
