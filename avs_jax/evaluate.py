@@ -1,6 +1,7 @@
 """Judging a model: every clip of a split under four sounds, the scoreboard, and the pictures."""
 
 import dataclasses
+import functools
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -113,15 +114,9 @@ def four_sounds(
   seen = {}
   for name in config.eval.conditions:
     condition = condition_of(name)
-    save: Any = None
+    save = None
     if config.eval.save_masks and jax.process_index() == 0:
-      from avs_jax import score
-
-      folder = os.path.join(workdir, "masks")
-
-      def save(clip: int, maps: np.ndarray, kind: str, name: str = name, folder: str = folder) -> None:
-        score.save_masks(folder, name, source.ids[clip], maps, kind=kind)
-
+      save = functools.partial(save_masks, os.path.join(workdir, "masks"), name, source)
     seen[name] = judge(
       predict,
       count,
@@ -141,6 +136,13 @@ def selection_metrics(num_classes: int) -> tuple[str, ...]:
   """The figures that may choose the best checkpoint: higher is better, one number for a split."""
   names = (name for name in report.LEGEND if name.startswith(("iou_", "f_")) and not name.endswith("_empty"))
   return tuple(name for name in names if ("_class_" in name) == (num_classes > 1))
+
+
+def save_masks(folder: str, name: str, source: Any, clip: int, maps: np.ndarray, kind: str) -> None:
+  """Keeps a clip's prediction under the sound `name`, where --mode=score finds it."""
+  from avs_jax import score
+
+  score.save_masks(folder, name, source.ids[clip], maps, kind=kind)
 
 
 def condition_of(name: str) -> Condition:

@@ -28,7 +28,7 @@ from avs_jax.errors import InputError
 from avs_jax.initial import constant, normal, torch_default
 from avs_jax.initialise import initialise
 from avs_jax.model import adopt, example_inputs
-from avs_jax.types import Batch, Condition
+from avs_jax.types import AnyArray, Batch, Condition
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Recogniser(nn.Module):
 
   @nn.compact
   def __call__(
-    self, frames: Array, log_mel: Float[Array, "B T 96 64"], *, train: bool = False
+    self, frames: AnyArray, log_mel: Float[AnyArray, "B T 96 64"], *, train: bool = False
   ) -> tuple[Float[Array, "B T G"], Float[Array, "B T G"]]:
     """Returns the class logits of each picture and of each second of sound."""
     clips, seconds = frames.shape[:2]
@@ -72,6 +72,7 @@ class Recogniser(nn.Module):
 
 def labels(batch: Batch) -> tuple[Bool[Array, "B T G"], Bool[Array, "B T G"]]:
   """What is to be named in each picture and each second: the data set's categories, then silence, then noise."""
+  assert batch.sounding is not None and batch.visible is not None  # warm_up has asked for categories
   shape = (*batch.sounding.shape[:2], 1)
   kind = jnp.broadcast_to(batch.condition[:, None, None], shape)
   nothing = jnp.zeros(shape, bool)
@@ -155,7 +156,7 @@ def ingredients(config: Any, source: Any) -> dict[str, Any]:
 def _as_guide(trained: Mapping[str, Any]) -> dict[str, Any]:
   """The recogniser's variables under the names they have in a guided system."""
   params = dict(trained["params"])
-  params.pop("prototypes"), params.pop("scale")
+  del params["prototypes"], params["scale"]
   guide = {name: params.pop(name) for name in ("audio_proj", "visual_proj")}
   return {"params": {**params, "guide": guide}, "batch_stats": trained["batch_stats"]}
 
@@ -167,7 +168,9 @@ def _train(
 
   mesh = meshes.make_mesh(config.warmup.batch)
   system = getattr(model, "system", model)
-  recogniser = Recogniser(system=system.clone(parent=None, name=None), num_categories=len(source.categories) + 2)
+  recogniser = Recogniser(
+    system=system.clone(parent=None, name=None), num_categories=len(source.categories) + 2
+  )
   start = initialise(recogniser, *example_inputs(config), seed=config.seed)
   start.setdefault("batch_stats", {})
   adopt(start, variables, "the model's start")

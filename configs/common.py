@@ -79,7 +79,7 @@ def select_system(config: ConfigDict, name: str) -> None:
     raise InputError(f"there is no system {name!r}; choose one of {', '.join(SYSTEMS)}.")
   with config.unlocked():
     for key in {key for settings in SYSTEMS.values() for key in settings}:
-      if key in config.model:
+      if key in config.model.keys():  # noqa: SIM118  pyright does not know ConfigDict's `in`
         del config.model[key]
     config.model.system = name
     config.model.update(copy.deepcopy(SYSTEMS[name]))

@@ -23,7 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
   config.model.visual_args = ConfigDict({"width": 4})
   config.model.audio_args = ConfigDict({"width": 1 / 32})
   for key, value in SMALL.items():
-    if key in config.model:
+    if key in config.model.keys():  # noqa: SIM118  pyright does not know ConfigDict's `in`
       config.model[key] = value
   config.optimizer.frozen = ()
   config.optimizer.lr = 1e-3

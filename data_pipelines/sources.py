@@ -3,8 +3,10 @@
 import logging
 from typing import Any
 
+import numpy as np
+
 from avs_jax.errors import InputError
-from data_pipelines.clips import Source
+from data_pipelines.clips import Clip, Source
 
 log = logging.getLogger(__name__)
 
@@ -85,12 +87,29 @@ def _stand_in(config: Any, split: str) -> Source:
 class Limited:
   """The first clips of a source."""
 
+  title: str
+  is_stand_in: bool
+  num_classes: int
+  seconds: int
+  size: tuple[int, int]
+  categories: tuple[str, ...]
+  broad: tuple[str, ...]
+
   def __init__(self, source: Source, limit: int):
     self.source, self.limit = source, limit
     self.ids = source.ids[:limit]
 
   def __len__(self) -> int:
     return self.limit
+
+  def clip(self, index: int) -> Clip:
+    return self.source.clip(index)
+
+  def sound(self, index: int) -> np.ndarray:
+    return self.source.sound(index)
+
+  def objects(self, index: int) -> frozenset[str]:
+    return self.source.objects(index)
 
   def __getattr__(self, name: str) -> Any:
     if name in ("source", "limit", "ids"):  # not yet set: being unpickled
