@@ -64,7 +64,8 @@ class Conv(nn.Module):
     )
     if self.use_bias:
       bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
-      y = y + bias.astype(self.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+      # In float32, because the bias's gradient is a sum over all pixels, which bfloat16 cannot hold.
+      y = (y.astype(jnp.float32) + bias.reshape((1,) * (y.ndim - 1) + (-1,))).astype(self.dtype)
     return y.reshape(*lead, *y.shape[1:])
 
 
@@ -158,7 +159,7 @@ class DepthwiseConv(nn.Module):
   def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N h w C"]:
     channels = x.shape[-1]
     kernel = self.param("kernel", self.kernel_init, (self.kernel, self.kernel, 1, channels), jnp.float32)
-    x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+    x, kernel = x.astype(self.dtype), jnp.asarray(kernel, self.dtype)
     if isinstance(self.padding, str):
       pads = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (self.stride,) * 2, self.padding)
     else:

@@ -73,6 +73,9 @@ def forward_in_pieces(
   batch: batch normalisation sees a piece at a time, and dropout draws other numbers.
   """
 
+  leaves, is_batch = jax.tree.flatten(batch)
+  forms = []  # how the outputs of a piece are put together from arrays
+
   def cut(x: jax.Array) -> jax.Array:
     # Clip i goes to piece i mod `pieces`, so that every piece is spread over all devices.
     x = x.reshape(x.shape[0] // pieces, pieces, *x.shape[1:]).swapaxes(0, 1)  # [pieces, B/pieces, ...]
@@ -82,17 +85,21 @@ def forward_in_pieces(
     return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])  # [B, ...]
 
   @functools.partial(jax.checkpoint, prevent_cse=False)
-  def one(params: Any, statistics: Any, piece: Batch, number: jax.Array) -> tuple[Outputs, Any]:
+  def one(params: Any, statistics: Any, piece: list, number: jax.Array) -> tuple[list, Any]:
     own = {"params": params, "batch_stats": statistics}
-    return forward(model, own, piece, jax.random.fold_in(key, number), frozen)
+    clips = jax.tree.unflatten(is_batch, piece)
+    outputs, statistics = forward(model, own, clips, jax.random.fold_in(key, number), frozen)
+    arrays, form = jax.tree.flatten(outputs)
+    forms.append(form)
+    return arrays, statistics
 
-  def body(statistics: Any, item: tuple[Batch, jax.Array]) -> tuple[Any, Outputs]:
-    outputs, statistics = one(variables["params"], statistics, *item)
-    return statistics, outputs
+  def body(statistics: Any, item: tuple[list, jax.Array]) -> tuple[Any, list]:
+    arrays, statistics = one(variables["params"], statistics, *item)
+    return statistics, arrays
 
-  items = (jax.tree.map(cut, batch), jnp.arange(pieces))
-  statistics, outputs = jax.lax.scan(body, variables["batch_stats"], items)
-  return jax.tree.map(glue, outputs), statistics
+  items = ([cut(leaf) for leaf in leaves], jnp.arange(pieces))
+  statistics, arrays = jax.lax.scan(body, variables["batch_stats"], items)
+  return jax.tree.unflatten(forms[0], [glue(x) for x in arrays]), statistics
 
 
 def make_train_step(

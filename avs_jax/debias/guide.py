@@ -67,10 +67,10 @@ class Similarity(nn.Module):
     return linear(1, "out")(joint)[..., 0]
 
 
-def cosine(a: Float[Array, "B T D"], b: Float[Array, "B T D"]) -> Float[Array, "B T"]:
+def cosine(a: Float[Array, "... D"], b: Float[Array, "... D"]) -> Float[Array, "..."]:
   """Cosine of two vectors, their norms bounded below by 1e-8."""
 
-  def unit(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+  def unit(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
     return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-16))
 
   return (unit(a) * unit(b)).sum(-1)

@@ -1,0 +1,150 @@
+"""The scoreboard is a matter of the weights and the data alone."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from avs_jax import evaluate as evaluation
+from avs_jax import mesh as meshes
+from avs_jax.checkpoint import load_variables
+from avs_jax.errors import InputError
+from avs_jax.initialise import initialise
+from avs_jax.model import build_model, example_inputs
+from avs_jax.types import Batch, Outputs
+from configs import common
+
+
+def board(folder) -> dict:
+  return json.loads((folder / "scoreboard.json").read_text())
+
+
+def flat(figures: dict) -> dict[str, float]:
+  return {
+    f"{sound}/{name}": value
+    for sound, row in figures.items()
+    if sound != "record"
+    for name, value in row.items()
+    if isinstance(value, int | float)
+  }
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+  """A copy of the finished run without what the evaluation wrote."""
+  folder = tmp_path / "copy"
+  shutil.copytree(finished[1], folder)
+  for name in ("scoreboard.json", "scoreboard.md", "scoreboard.tex", "manifest.csv"):
+    (folder / name).unlink()
+  shutil.rmtree(folder / "pictures")
+  return folder
+
+
+def test_evaluating_the_folder_alone_gives_the_trainings_scoreboard_to_the_digit(finished, devices, copy):
+  evaluation.evaluate(common.from_workdir(str(copy)), str(copy))
+  ours, theirs = board(copy), board(finished[1])
+  assert flat(ours) == flat(theirs)
+  assert len(flat(ours)) > 40
+  assert ours["record"]["weights_digest"] == theirs["record"]["weights_digest"]
+  assert (copy / "manifest.csv").read_bytes() == (finished[1] / "manifest.csv").read_bytes()
+  assert (copy / "pictures" / "four_sounds_0.png").stat().st_size > 5000
+
+
+def test_the_size_of_the_batch_and_the_devices_change_no_figure(finished, devices, copy):
+  config = finished[0].copy_and_resolve_references()
+  config.eval.batch, config.eval.pictures = 3, 0
+  devices(3)
+  evaluation.evaluate(config, str(copy))
+  ours, theirs = flat(board(copy)), flat(board(finished[1]))
+  assert ours.keys() == theirs.keys()
+  for name, value in theirs.items():
+    assert ours[name] == pytest.approx(value, abs=2e-4), name  # a pixel of 6144 may fall on the other side
+
+
+def test_only_so_many_clips_are_judged_and_masks_saved_on_request(finished, devices, copy):
+  config = finished[0].copy_and_resolve_references()
+  config.eval.test_clips, config.eval.pictures = 2, 0
+  config.eval.conditions, config.eval.save_masks = ("positive", "silence"), True
+  results = evaluation.evaluate(config, str(copy))
+  assert results["positive"]["clips"] == 2
+  assert {path.name for path in (copy / "masks").iterdir()} == {"positive", "silence"}
+  scored = evaluation.score_folder(config, str(copy / "masks"), str(copy / "scored"))
+  assert scored["positive"]["iou_frame"] == pytest.approx(results["positive"]["iou_frame"], abs=1e-6)
+
+
+def test_a_record_says_what_the_figures_were_measured_with(finished):
+  record = board(finished[1])["record"]
+  assert record["data_set"] == "generated single-source clips (stand-in)"
+  assert record["is_stand_in"] is True
+  assert record["seed"] == 0
+  assert record["config"]["model"]["width"] == 8
+  assert len(record["weights_digest"]) == 8
+
+
+def test_a_folder_without_weights_is_one_sentence(small, tmp_path):
+  with pytest.raises(InputError, match="no checkpoint there"):
+    evaluation.evaluate(small(), str(tmp_path))
+
+
+def test_scoring_needs_a_folder(small, tmp_path):
+  with pytest.raises(InputError, match="--mode=score needs --input=FOLDER"):
+    evaluation.score_folder(small(), None, str(tmp_path))
+
+
+def test_the_figures_that_choose_the_best_are_those_where_more_is_better():
+  assert set(evaluation.selection_metrics(1)) == {
+    "iou_frame", "f_max_batch20", "iou_dataset", "f_max_dataset", "f_at_half",
+  }  # fmt: skip
+  assert "iou_class_frame_published" in evaluation.selection_metrics(71)
+  assert not set(evaluation.selection_metrics(71)) & set(evaluation.selection_metrics(1))
+
+
+def test_activity_is_a_sigmoid_or_what_is_not_background():
+  one = jnp.array([0.0, 2.0]).reshape(1, 1, 1, 2, 1)
+  np.testing.assert_allclose(evaluation.activity(one).ravel(), [0.5, 0.880797], rtol=1e-5)
+  classes = jnp.zeros((1, 1, 1, 1, 4))
+  np.testing.assert_allclose(evaluation.activity(classes).ravel(), [0.75], rtol=1e-6)
+
+
+def test_a_perfect_prediction_is_scored_as_perfect_and_filling_rows_count_for_nothing():
+  masks = np.zeros((2, 1, 8, 8), np.int32)
+  masks[:, :, 2:6, 2:6] = 1
+  rows = {
+    "frames": np.zeros((2, 1, 8, 8, 3), np.uint8), "log_mel": np.zeros((2, 1, 96, 64), np.float32), "masks": masks,
+    "annotated": np.ones((2, 1), bool), "present": np.ones((2, 1), bool),
+    "condition": np.zeros(2, np.int32), "index": np.array([4, -1], np.int32),
+  }  # fmt: skip
+  masks[1] = 1 - masks[1]
+  mesh = meshes.make_mesh(1)
+
+  def predict(variables, batch: Batch) -> Outputs:
+    del variables
+    shown = (2.0 * np.asarray(masks[:1]).repeat(2, 0) - 1)[..., None]
+    return Outputs(logits=jnp.asarray(10 * shown, jnp.float32))
+
+  seen = evaluation.judge(predict, evaluation.make_count(mesh), {}, [rows], mesh, keep=[4])
+  assert seen.figures["clips"] == 1
+  assert seen.figures["iou_frame"] == pytest.approx(1, abs=1e-6)
+  assert set(seen.probabilities) == {4}
+  assert seen.probabilities[4].shape == (1, 8, 8)
+
+
+def test_a_guided_model_is_judged_with_its_similarity(small, tmp_path):
+  config = small({"debias.guide": "cosine", "model.tpavi_stages": ()})
+  from data_pipelines import sources
+
+  model, mesh = build_model(config), meshes.make_mesh(2, 1, jax.devices()[:1])
+  variables = initialise(model, *example_inputs(config), seed=0)
+  source = sources.build(config, "test")
+  seen = evaluation.four_sounds(config, model, variables, source, mesh, str(tmp_path))
+  assert -1 <= seen["positive"].figures["similarity"] <= 1
+
+
+def test_the_best_weights_are_those_judged(finished):
+  _, folder, _ = finished
+  from avs_jax.checkpoint import combined, digest
+
+  assert combined(digest(load_variables(str(folder)))) == board(folder)["record"]["weights_digest"]

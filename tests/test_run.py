@@ -1,0 +1,120 @@
+"""The command: a mistake is one sentence and status 2, a folder is enough to judge a run, SIGTERM ends it well."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = [
+  "--config=configs/tiny.py",
+  "--config.data.seconds=2",
+  "--config.data.clips.train=8",
+  "--config.data.clips.val=2",
+  "--config.data.clips.test=2",
+  "--config.model.audio_args.width=0.015625",
+  "--config.model.width=8",
+  "--config.model.tpavi_stages=(4,)",
+  "--config.schedule.batch=2",
+  "--config.eval.batch=2",
+  "--config.log.every_steps=1",
+]
+
+
+def command(*arguments: str) -> tuple[list[str], dict]:
+  cache = {
+    name.upper(): str(getattr(jax.config, name))
+    for name in ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+  }
+  environment = {**os.environ, **cache, "XLA_FLAGS": ""}
+  return [sys.executable, "run.py", *arguments], {"cwd": ROOT, "env": environment, "text": True}
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+  words, options = command(*arguments)
+  return subprocess.run(words, **options, capture_output=True, timeout=280)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "said"),
+  [
+    (["--config=configs/tiny.py", "--config.stpes=2"], "no setting 'stpes'. Did you mean \"steps\""),
+    (["--config=configs/tiny.py", "--config.model.widht=2"], "no setting 'widht'. Did you mean \"width\""),
+    (["--config=configs/tiny.py", "--config.steps=many"], "--config.steps=many"),
+    (["--config=configs/nothing.py"], "configs/nothing.py: no such file; the configs are in configs/."),
+    (["--config", "configs/nothing.py"], "configs/nothing.py: no such file"),
+    (["--config=configs"], "configs: no such file"),
+    (["--config=configs/tiny.py:oracle"], "there is no system 'oracle'; choose one of"),
+    (["--config.steps=2"], "give it too, as --config=configs/NAME.py"),
+    (["--config=configs/tiny.py", "--mode=tarin"], "--mode=tarin: value should be one of"),
+    (["--cnofig=configs/tiny.py"], "Unknown command line flag 'cnofig'"),
+    (
+      ["--config=configs/tiny.py", "steps=2"],
+      "steps=2: not understood; settings are written --config.KEY=VALUE",
+    ),
+    ([], "--config is missing, e.g. --config=configs/quickstart.py"),
+    (["--mode=eval", "--workdir=nowhere"], "nowhere/config.json is not there; give --config"),
+    (["--mode=convert", "one.pth"], "--mode=convert takes IN OUT.safetensors"),
+  ],
+)
+def test_a_mistake_is_one_sentence_and_status_2(arguments, said):
+  done = run(*arguments)
+  assert done.returncode == 2, done.stderr
+  last = done.stderr.strip().splitlines()[-1]
+  assert last.startswith("run.py: error: ")
+  assert said in last
+  assert "Traceback" not in done.stderr
+  assert len(done.stderr.strip().splitlines()) == 1
+  assert not (ROOT / "nowhere").exists()
+
+
+@pytest.mark.slow
+def test_a_trained_folder_alone_is_judged_to_the_digit(tmp_path):
+  done = run(*TINY, "--config.steps=3", f"--workdir={tmp_path}/run")
+  assert done.returncode == 0, done.stderr[-2000:]
+  assert "data.root is empty: train uses generated single-source clips (stand-in)" in done.stderr
+  assert "STAND-IN DATA" in done.stdout
+  folder = tmp_path / "run"
+  first = json.loads((folder / "scoreboard.json").read_text())
+  for name in ("scoreboard.json", "scoreboard.md", "scoreboard.tex"):
+    (folder / name).unlink()
+  done = run("--mode=eval", f"--workdir={folder}")
+  assert done.returncode == 0, done.stderr[-2000:]
+  again = json.loads((folder / "scoreboard.json").read_text())
+  drop = ("date", "commit")
+  assert {k: v for k, v in again.items() if k != "record"} == {
+    k: v for k, v in first.items() if k != "record"
+  }
+  assert {k: v for k, v in again["record"].items() if k not in drop} == {
+    k: v for k, v in first["record"].items() if k not in drop
+  }
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_exits_with_0(tmp_path):
+  words, options = command(
+    *TINY, "--config.steps=100000", "--config.schedule.epochs=1", f"--workdir={tmp_path}"
+  )
+  process = subprocess.Popen(words, **options, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+  log = tmp_path / "log.txt"
+  try:
+    end = time.monotonic() + 200
+    while not (log.exists() and "step 2/100000" in log.read_text()):
+      assert process.poll() is None, process.communicate()[1][-2000:]
+      assert time.monotonic() < end
+      time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=60)
+  finally:
+    process.kill()
+  assert process.returncode == 0, told[-2000:]
+  assert "stopped by a signal at step" in told
+  assert "Traceback" not in told
+  steps = [int(path.name) for path in (tmp_path / "checkpoints").iterdir()]
+  assert steps and all((tmp_path / "checkpoints" / str(step) / "state").is_dir() for step in steps)
