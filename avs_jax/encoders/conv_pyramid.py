@@ -1,5 +1,7 @@
 """A small convolutional pyramid of ours: learns coloured shapes from scratch in seconds on a CPU."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ from avs_jax.layers import Conv, Dtype, he_fan_in, repeated
 
 
 class ConvStage(nn.Module):
-  """A strided convolution, then a residual 3 x 3 one, each with a group norm."""
+  """A strided convolution, and on a residual branch a group norm, a rectification and a 3 x 3 convolution."""
 
   width: int
   kernel: int
@@ -19,16 +21,10 @@ class ConvStage(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N h w D"]:
-    def conv(kernel: int, stride: int, name: str) -> Conv:
-      return Conv(
-        self.width, kernel, stride, "SAME", use_bias=False, dtype=self.dtype, kernel_init=he_fan_in, name=name
-      )
-
-    def norm(name: str) -> nn.GroupNorm:
-      return nn.GroupNorm(num_groups=None, group_size=self.width // 2, dtype=self.dtype, name=name)
-
-    x = jax.nn.relu(norm("norm_down")(conv(self.kernel, self.stride, "down")(x)))
-    return x + jax.nn.relu(norm("norm_mix")(conv(3, 1, "mix")(x)))
+    conv = functools.partial(Conv, self.width, padding="SAME", dtype=self.dtype, kernel_init=he_fan_in)
+    x = conv(kernel=self.kernel, stride=self.stride, name="down")(x)
+    y = nn.GroupNorm(num_groups=2, dtype=self.dtype, name="norm")(x)
+    return x + conv(kernel=3, name="mix")(jax.nn.relu(y))
 
 
 class ConvPyramid(nn.Module):
