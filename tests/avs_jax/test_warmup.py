@@ -1,0 +1,80 @@
+"""The warm-up teaches both encoders to name what they meet, and is kept for whoever would make the same."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from avs_jax import warmup
+from avs_jax.errors import InputError
+from avs_jax.initialise import initialise
+from avs_jax.model import build_model, example_inputs
+from data_pipelines import sources
+
+
+def test_labels_are_shared_out_evenly_and_unlabelled_seconds_count_for_nothing():
+  logits = jnp.zeros((1, 2, 4))
+  labels = jnp.asarray([[[True, True, False, False], [False] * 4]])
+  assert float(warmup.naming_loss(logits, labels)) == pytest.approx(np.log(4), rel=1e-6)
+  sure = jnp.asarray([[[50.0, 0, 0, 0], [0.0, 0, 0, 0]]])
+  one = jnp.asarray([[[True, False, False, False], [False] * 4]])
+  assert float(warmup.naming_loss(sure, one)) == pytest.approx(0, abs=1e-6)
+  assert float(warmup.naming_loss(logits, jnp.zeros((1, 2, 4), bool))) == 0
+
+
+def test_accuracy_counts_labelled_seconds_only():
+  logits = jnp.asarray([[[1.0, 0], [1.0, 0], [1.0, 0]]])
+  labels = jnp.asarray([[[True, False], [False, True], [False, False]]])
+  assert float(warmup.accuracy(logits, labels)) == 0.5
+
+
+@pytest.mark.slow
+def test_it_names_better_than_chance_is_kept_and_found_again(small, devices, tmp_path, same, monkeypatch):
+  devices(1)
+  config = small({
+    "warmup.steps": 60, "warmup.batch": 8, "warmup.lr": 3e-3, "data.clips": {"train": 8, "val": 2, "test": 2},
+    "debias.guide": "cosine_calibrated", "model.tpavi_stages": (), "model.audio_args.width": 1 / 16,
+  })  # fmt: skip
+  model, source = build_model(config), sources.build(config, "train")
+  start = initialise(model, *example_inputs(config), seed=0)
+  start.setdefault("batch_stats", {})
+  trained = warmup._train
+  told = {}
+
+  def train_once(*args):
+    variables, figures = trained(*args)
+    told.update(figures)
+    return variables, figures
+
+  monkeypatch.setattr(warmup, "_train", train_once)
+  warmed = warmup.warm_up(config, model, start, source, str(tmp_path))
+  chance = 1 / len(source.categories)
+  assert told["seen"] > 2 * chance
+  assert told["heard"] > 2 * chance
+  params, before = warmed["params"], start["params"]
+  changed = params["system"]["visual_encoder"], before["system"]["visual_encoder"]
+  with pytest.raises(AssertionError, match="arrays differ"):
+    same(*changed)
+  same(params["system"]["head"], before["system"]["head"])
+  with pytest.raises(AssertionError, match="arrays differ"):
+    same(params["guide"]["visual_proj"], before["guide"]["visual_proj"])
+
+  def never(*args):
+    raise AssertionError("trained again")
+
+  monkeypatch.setattr(warmup, "_train", never)
+  same(warmup.warm_up(config, model, start, source, str(tmp_path)), warmed)
+  other = config.copy_and_resolve_references()
+  other.debias.guide_weight = 0.5  # nothing the warm-up could notice
+  same(warmup.warm_up(other, model, start, source, str(tmp_path)), warmed)
+  other.seed = 1
+  with pytest.raises(AssertionError, match="trained again"):
+    warmup.warm_up(other, model, start, source, str(tmp_path))
+
+
+def test_a_data_set_without_class_labels_is_refused(small, tmp_path):
+  class Nameless:
+    title, categories = "S4", ()
+
+  config = small({"warmup.steps": 5})
+  with pytest.raises(InputError, match="warmup.steps=5: S4 has no class labels; set warmup.steps=0"):
+    warmup.warm_up(config, build_model(config), {}, Nameless(), str(tmp_path))
