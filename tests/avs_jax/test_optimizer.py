@@ -86,6 +86,36 @@ def test_scales_and_biases_are_not_decayed():
   np.testing.assert_allclose(update["visual_encoder"]["block1_0"]["kernel"], -0.05, rtol=1e-5)
 
 
+def test_adamw_all_decays_scales_and_biases_too():
+  zero = jax.tree.map(jnp.zeros_like, PARAMS)
+  rule = optimizers.build(settings(name="adamw_all", weight_decay=0.5), schedule(), 10, 1)
+  update, _ = rule.update(zero, rule.init(PARAMS), PARAMS)
+  for leaf in jax.tree.leaves(update):
+    np.testing.assert_allclose(leaf, -0.05, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw_all"])
+def test_a_part_that_wakes_late_moves_as_if_its_adam_were_new(name):
+  common = {"name": name, "betas": (0.9, 0.999), "weight_decay": 0.1}
+  late, new = (
+    optimizers.build(settings(**common, freeze_epochs=freeze), schedule(), 100, 4)
+    for freeze in ({"head": 3}, {})
+  )
+  draw = np.random.default_rng(0)
+  gradients = [
+    jax.tree.map(lambda x: jnp.asarray(draw.standard_normal(x.shape), jnp.float32), PARAMS) for _ in range(20)
+  ]
+  state, steps = late.init(PARAMS), []
+  for gradient in gradients:
+    update, state = late.update(gradient, state, PARAMS)
+    steps.append(update["head"]["kernel"])
+  state = new.init(PARAMS)
+  for gradient, step in zip(gradients[12:], steps[12:], strict=True):
+    update, state = new.update(gradient, state, PARAMS)
+    np.testing.assert_allclose(step, update["head"]["kernel"], rtol=1e-4)
+  assert not np.asarray(steps[:12]).any()
+
+
 def test_the_gradient_is_clipped_by_its_norm_over_all_parameters():
   count = sum(x.size for x in jax.tree.leaves(PARAMS))
   np.testing.assert_allclose(moved(clip_norm=1.0)["head"]["kernel"], 0.1 / count**0.5, rtol=1e-4)

@@ -12,7 +12,9 @@ from avs_jax import losses, systems, weights
 from avs_jax.debias.guide import Guided, guide_loss
 from avs_jax.errors import InputError
 from avs_jax.initialise import initialise
+from avs_jax.model import build_model, starting_variables
 from avs_jax.types import Batch, Condition
+from configs import tiny
 
 SMALL = {
   "visual": "conv_pyramid",
@@ -270,3 +272,22 @@ def test_a_guide_that_is_no_linear_map_is_refused():
   with pytest.raises(InputError, match="under 'cosine_sim.' are not the guide of a published 'avsegformer'"):
     weights.guide_from_torch("avsegformer", state)
   assert weights.guide_from_torch("avsbench", state) is None
+
+
+def test_a_robust_checkpoint_starts_the_system_and_its_guide(tmp_path):
+  config = tiny.get_config("avsegformer")
+  settings = {key: value for key, value in config.model.to_dict().items() if key != "system"}
+  names = {**weights.to_torch_names("avsegformer", **settings), "cosine_sim.audio_proj.weight": (16, 16)}
+  names["cosine_sim.audio_proj.bias"] = (16,)
+  draw = np.random.default_rng(0)
+  state = {key: draw.standard_normal(shape).astype(np.float32) for key, shape in names.items()}
+  file = str(tmp_path / "robust.npz")
+  np.savez(file, **state)
+  with config.unlocked():
+    config.debias.guide = "cosine_released"
+    config.init.system = file
+  params = starting_variables(config, build_model(config))["params"]
+  np.testing.assert_array_equal(
+    params["guide"]["audio_proj"]["kernel"], state["cosine_sim.audio_proj.weight"].T
+  )
+  np.testing.assert_array_equal(params["system"]["audio_proj"]["bias"], state["audio_proj.bias"])
