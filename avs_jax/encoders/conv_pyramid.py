@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from avs_jax.encoders.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from avs_jax.errors import InputError
 from avs_jax.layers import Conv, Dtype, he_fan_in, repeated
 
 
@@ -50,6 +51,8 @@ class ConvPyramid(nn.Module):
     return tuple(self.width * (i + 1) for i in range(4))
 
   def setup(self) -> None:
+    if self.width < 2 or self.width % 2:
+      raise InputError(f"conv_pyramid: width is {self.width}; give an even number.")
     stage = repeated(ConvStage, plain=self.is_initializing(), remat=self.remat)
     for i, channels in enumerate(self.channels):
       kernel, stride = (4, 4) if i == 0 else (2, 2)

@@ -198,6 +198,14 @@ class MixTransformer(nn.Module):
   def setup(self) -> None:
     if self.epsilons not in EPSILONS:
       raise InputError(f"encoder: epsilons is '{self.epsilons}'; give one of {', '.join(EPSILONS)}.")
+    shape = (self.dims, self.depths, self.heads, self.sr_ratios, self.mlp_ratios)
+    if len({len(numbers) for numbers in shape}) > 1 or any(
+      dim % heads for dim, heads in zip(self.dims, self.heads, strict=False)
+    ):
+      raise InputError(
+        "encoder: dims, depths, heads, sr_ratios and mlp_ratios must have one number a stage, each of dims a "
+        f"multiple of its heads; given are {', '.join(str(tuple(numbers)) for numbers in shape)}."
+      )
     inner, outer = EPSILONS[self.epsilons]
     for i, (dim, depth) in enumerate(zip(self.dims, self.depths, strict=True)):
       kernel, stride = (7, 4) if i == 0 else (3, 2)

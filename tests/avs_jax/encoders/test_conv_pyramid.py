@@ -2,8 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from avs_jax import encoders
+from avs_jax.errors import InputError
 from avs_jax.initialise import initialise
 
 
@@ -62,3 +64,8 @@ def test_it_tells_coloured_squares_apart_within_thirty_steps():
   for _ in range(30):
     params, state, value = step(params, state)
   assert value < 0.05
+
+
+def test_an_odd_width_is_refused():
+  with pytest.raises(InputError, match="width is 5; give an even number"):
+    encoders.build("conv_pyramid", width=5).init(jax.random.key(0), jnp.ones((1, 8, 8, 3)))

@@ -111,3 +111,9 @@ def test_fresh_depthwise_kernels_have_the_spread_of_nine_inputs():
 def test_unknown_epsilons_are_refused_by_name():
   with pytest.raises(InputError, match="epsilons is 'torch'; give one of original, hf_pvt, hf_mit"):
     tiny(epsilons="torch")
+
+
+@pytest.mark.parametrize("wrong", [{"depths": (1, 1, 1)}, {"heads": (3, 2)}])
+def test_stages_that_do_not_fit_together_are_refused(wrong):
+  with pytest.raises(InputError, match="one number a stage, each of dims a multiple of its heads"):
+    tiny(**wrong)
