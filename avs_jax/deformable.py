@@ -90,7 +90,7 @@ def sample_plain(
   return total.astype(value.dtype)
 
 
-def _pack(cells: Float[Array, "N M h w d"]) -> Float[Array, "N M R 4*d"]:
+def _pack(cells: Float[Array, "N M h w d"]) -> Float[Array, "M N R 4*d"]:
   """Each cell with its right, lower and lower right neighbour side by side, zeros beyond the border.
 
   Row 0 and column 0 stand for the cells just outside, so there are R = (h + 1) * (w + 1) of them.
@@ -100,39 +100,48 @@ def _pack(cells: Float[Array, "N M h w d"]) -> Float[Array, "N M R 4*d"]:
   quad = jnp.concatenate(
     [padded[:, :, i : i + rows + 1, j : j + cols + 1] for i in (0, 1) for j in (0, 1)], axis=-1
   )  # [N, M, h+1, w+1, 4*d]
-  return quad.reshape(*quad.shape[:2], -1, quad.shape[-1])
+  return quad.reshape(*quad.shape[:2], -1, quad.shape[-1]).swapaxes(0, 1)
 
 
-@functools.partial(jax.checkpoint, static_argnums=1)
+@functools.partial(jax.checkpoint, prevent_cse=False)  # the loop over heads keeps the two passes apart
+def _sample_head(
+  levels: list[tuple[Float[Array, "N _R _E"], Int[Array, "N _K"], Float[Array, "N q _F"]]],
+) -> Float[Array, "N q d"]:
+  """Samples of one head, summed over levels, points and neighbours, in float32."""
+  total = jnp.float32(0)
+  for table, index, share in levels:
+    seen = jnp.take_along_axis(table, index[..., None], axis=1, mode="clip")  # [N, q*P, 4*d]
+    seen = seen.reshape(*share.shape, -1)  # [N, q, P*4, d]
+    # A product and a sum, not a matrix product: they fuse with the gather.
+    total += (seen * share[..., None]).sum(2)  # [N, q, d]
+  return total
+
+
 def sample_packed(
   value: Float[Array, "N S M d"],
   sizes: Sizes,
   places: Float[Array, "N q M L P 2"],
   weights: Float[Array, "N q M L P"],
 ) -> Float[Array, "N q M d"]:
-  """The numbers of `sample_plain` by a single gather, whose rows hold four neighbours each.
+  """The numbers of `sample_plain` by one gather a level, whose rows hold four neighbours each.
 
-  Gathers, and the scatters of their backward pass, cost by the row on every kind of device: one row a point
-  in place of four. The samples (the largest array of a pixel decoder) are never kept for the backward pass.
+  Gathers, and the scatters of their backward pass, cost by the row: one row a point in place of four. The
+  samples would be the largest array of a pixel decoder; heads are taken one after the other and nothing of
+  them is kept for the backward pass.
   """
-  table = jnp.concatenate([_pack(cells) for cells in _split(value, sizes)], axis=2)  # [N, M, R, 4*d]
-  count, queries, heads, levels, points = weights.shape
-  start, indices, shares = 0, [], []
-  for level, (rows, cols) in enumerate(sizes):
+  count, queries, heads, _, points = weights.shape
+  levels = []
+  for level, (cells, (rows, cols)) in enumerate(zip(_split(value, sizes), sizes, strict=True)):
     top, left, corners = _corner(places[:, :, :, level], rows, cols)
     near = (top >= -1) & (top < rows) & (left >= -1) & (left < cols)  # else all four neighbours are outside
     row, col = jnp.clip(top + 1, 0, rows), jnp.clip(left + 1, 0, cols)
-    indices.append(start + row * (cols + 1) + col)  # [N, q, M, P]
-    share = corners * weights[:, :, :, level, :, None]
-    shares.append(jnp.where(near[..., None], share, 0))  # [N, q, M, P, 4]
-    start += (rows + 1) * (cols + 1)
-  index = jnp.stack(indices, 3).transpose(0, 2, 1, 3, 4).reshape(count, heads, -1)  # [N, M, q*L*P]
-  share = jnp.stack(shares, 3).transpose(0, 2, 1, 3, 4, 5)  # [N, M, q, L, P, 4]
-  seen = jnp.take_along_axis(table, index[..., None], axis=2, mode="clip")  # [N, M, q*L*P, 4*d]
-  seen = seen.reshape(count, heads, queries, levels * points * 4, -1)  # [N, M, q, L*P*4, d]
-  # A product and a sum, not a matrix product: they fuse with the gather.
-  out = (seen * share.reshape(*seen.shape[:4], 1)).sum(3)  # [N, M, q, d]
-  return out.transpose(0, 2, 1, 3).astype(value.dtype)
+    index = row * (cols + 1) + col  # [N, q, M, P]
+    index = index.transpose(2, 0, 1, 3).reshape(heads, count, queries * points)  # [M, N, q*P]
+    share = jnp.where(near[..., None], corners * weights[:, :, :, level, :, None], 0)  # [N, q, M, P, 4]
+    share = share.transpose(2, 0, 1, 3, 4).reshape(heads, count, queries, points * 4)  # [M, N, q, P*4]
+    levels.append((_pack(cells), index, share))
+  out = jax.lax.map(_sample_head, levels)  # [M, N, q, d]
+  return out.transpose(1, 2, 0, 3).astype(value.dtype)
 
 
 FORMS: dict[str, Callable[..., Array]] = {"packed": sample_packed, "plain": sample_plain}

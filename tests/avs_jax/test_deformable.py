@@ -11,6 +11,7 @@ from flax import traverse_util
 
 from avs_jax.deformable import FORMS, MSDeformAttn
 from avs_jax.errors import InputError
+from avs_jax.initialise import initialise
 
 FORM = pytest.mark.parametrize("form", FORMS)
 
@@ -138,7 +139,7 @@ def small(seed=0, **settings):
   draw = np.random.default_rng(seed)
   query, value = (jnp.asarray(draw.standard_normal((2, n, 16)), jnp.float32) for n in (5, 30))
   reference = jnp.asarray(draw.uniform(0, 1, (2, 5, 2, 2)), jnp.float32)
-  variables = module.init(jax.random.key(0), query, reference, value, SIZES)
+  variables = initialise(module, query, reference, value, SIZES, seed=0)
   return module, variables, query, reference, value
 
 
@@ -146,7 +147,8 @@ def test_shapes_and_dtypes_follow_the_query():
   module, variables, *inputs = small()
   out = module.apply(variables, *inputs, SIZES)
   assert out.shape == (2, 5, 16) and out.dtype == jnp.float32
-  assert MSDeformAttn(**SMALL, dtype=jnp.bfloat16).apply(variables, *inputs, SIZES).dtype == jnp.bfloat16
+  half = MSDeformAttn(**SMALL, dtype=jnp.bfloat16)
+  assert jax.eval_shape(lambda v: half.apply(v, *inputs, SIZES), variables).dtype == jnp.bfloat16
   offsets = module.apply(variables, inputs[0], method="offsets")
   assert offsets.shape == (2, 5, 4, 2, 3, 2)
   assert module.apply(variables, inputs[0], method="weigh").shape == (2, 5, 4, 2, 3)
@@ -168,7 +170,7 @@ def test_points_start_on_squares_around_the_reference():
       np.testing.assert_allclose(offsets[head, :, point], expected, atol=1e-6)
   eight = MSDeformAttn(width=16, levels=1, heads=8, points=1)
   token, place = jnp.zeros((1, 1, 16)), jnp.zeros((1, 1, 1, 2))
-  variables = eight.init(jax.random.key(0), token, place, token, [(1, 1)])
+  variables = initialise(eight, token, place, token, [(1, 1)], seed=0)
   diagonal = np.asarray(variables["params"]["sampling_offsets"]["bias"]).reshape(8, 2)[1]
   np.testing.assert_allclose(diagonal, (1, 1), atol=1e-6)
 
@@ -191,7 +193,7 @@ def test_permuting_frames_permutes_outputs():
 
 def test_gradient_is_finite_and_reaches_every_parameter():
   module, variables, *inputs = small()
-  slopes = jax.grad(lambda v: jnp.square(module.apply(v, *inputs, SIZES)).sum())(variables)
+  slopes = jax.jit(jax.grad(lambda v: jnp.square(module.apply(v, *inputs, SIZES)).sum()))(variables)
   for path, slope in traverse_util.flatten_dict(slopes).items():
     assert np.isfinite(slope).all() and np.abs(slope).max() > 0, path
 
