@@ -4,8 +4,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from avs_jax.attention import MultiHeadAttention
 from avs_jax.initial import xavier_uniform
-from avs_jax.layers import Conv, Dtype, LayerNorm, MultiHeadAttention, gelu, resize_bilinear
+from avs_jax.layers import Conv, Dtype, LayerNorm, gelu, resize_bilinear
 
 
 class DecoderLayer(nn.Module):

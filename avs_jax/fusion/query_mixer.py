@@ -5,9 +5,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from avs_jax.attention import MultiHeadAttention
 from avs_jax.errors import InputError
 from avs_jax.initial import xavier_uniform
-from avs_jax.layers import Dtype, LayerNorm, MultiHeadAttention, attend, gelu
+from avs_jax.layers import Dtype, LayerNorm, attend, gelu
 
 MIXERS = ("released", "paper")
 

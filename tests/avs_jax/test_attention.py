@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from avs_jax.attention import MultiHeadAttention
 from avs_jax.initialise import initialise
-from avs_jax.layers import MultiHeadAttention
 
 
 def inputs(queries=3, keys=5, width=8):
