@@ -275,6 +275,11 @@ class DropPath(nn.Module):
     return drop_path(x, self.rate, self.make_rng("dropout"))
 
 
+@functools.cache  # a class made anew would be traced and compiled anew
+def _traced_once(block: type[nn.Module], remat: bool, static: tuple[int, ...]) -> Any:
+  return nn.jit(nn.remat(block, static_argnums=static) if remat else block, static_argnums=static)
+
+
 def repeated(block: type[nn.Module], *, plain: bool, remat: bool, static: tuple[int, ...] = ()) -> Any:
   """`block` as a network that has many equal ones should use it: traced once, not once for each.
 
@@ -286,9 +291,7 @@ def repeated(block: type[nn.Module], *, plain: bool, remat: bool, static: tuple[
     remat: recompute its inside in the backward pass instead of storing it.
     static: positions of arguments that are Python values, self counted as 0.
   """
-  if plain:
-    return block
-  return nn.jit(nn.remat(block, static_argnums=static) if remat else block, static_argnums=static)
+  return block if plain else _traced_once(block, remat, static)
 
 
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -165,30 +165,41 @@ def test_bilinear_resize_keeps_a_constant_and_its_own_size(align_corners):
   np.testing.assert_allclose(flat, 2.0, rtol=1e-6)
 
 
+class Layer(nn.Module):
+  traces = 0
+
+  @nn.compact
+  def __call__(self, x, flip):
+    Layer.traces += 1
+    return jnp.tanh(nn.Dense(3)(-x if flip else x))
+
+
 class Doubled(nn.Module):
   repeat: str
 
   @nn.compact
-  def __call__(self, x, flip):
-    class Layer(nn.Module):
-      @nn.compact
-      def __call__(self, x, flip):
-        return jnp.tanh(nn.Dense(3)(-x if flip else x))
-
+  def __call__(self, x):
     plain = self.repeat == "plain" or self.is_initializing()
     layer = layers.repeated(Layer, plain=plain, remat=self.repeat == "remat", static=(2,))
-    return layer(name="second")(layer(name="first")(x, flip), False)
+    return layer(name="second")(layer(name="first")(x, True), True)
 
 
 def test_repeated_blocks_give_the_same_values_and_gradients():
   x = draw(2, 3)
-  variables = Doubled("plain").init(jax.random.key(0), x, True)
-  results = []
-  for repeat in ("plain", "jit", "remat"):
+  variables = Doubled("plain").init(jax.random.key(0), x)
 
-    def loss(variables, repeat=repeat):
-      return Doubled(repeat).apply(variables, x, True).sum()
+  def loss(variables, repeat):
+    return Doubled(repeat).apply(variables, x).sum()
 
-    results.append(jax.value_and_grad(loss)(variables))
+  results = [jax.value_and_grad(loss)(variables, repeat) for repeat in ("plain", "jit", "remat")]
   tree_close(results[0], results[1], rtol=1e-5, atol=1e-6)
   tree_close(results[0], results[2], rtol=1e-5, atol=1e-6)
+
+
+def test_repeated_blocks_are_traced_once_for_all_calls():
+  x = draw(5, 3)
+  variables = Doubled("plain").init(jax.random.key(0), x)
+  before = Layer.traces
+  for _ in range(3):
+    Doubled("jit").apply(variables, x)
+  assert Layer.traces == before + 1
