@@ -1,6 +1,7 @@
 """Pictures: the same frames under four sounds, and training curves."""
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -83,7 +84,7 @@ def four_sounds(
         axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
       if r == 0:
         axis.set_title(f"second {t + 1}", fontsize=8)
-  figure.suptitle(caption, fontsize=9)
+  figure.suptitle(textwrap.fill(caption, 18 * (seconds + 1)), fontsize=9)
   figure.supxlabel(columns or "green: correct   orange: false alarm   yellow line: missed", fontsize=8)
   os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
   figure.savefig(path, dpi=90)
