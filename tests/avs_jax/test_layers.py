@@ -66,6 +66,17 @@ def test_the_shifted_convolution_takes_other_zeros_on_each_side():
   tree_close(to_ours(theirs), to_theirs(theirs), rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_summing_row_by_row_gives_the_same_gradient(kernel, monkeypatch):
+  x, weights = draw(2, 6, 7, 3), draw(kernel, kernel, 1, 3, seed=1)
+  slope = draw(2, 6, 7, 3, seed=2)
+  pads = ((kernel - 1, 0), (1, kernel - 2))
+  whole = jax.vjp(lambda *a: layers.depthwise_shifted(*a, 1, pads), x, weights)[1](slope)
+  monkeypatch.setattr(layers, "LARGE_MAP", 1)
+  rows = jax.vjp(lambda *a: layers.depthwise_shifted(*a, 1, pads), x, weights)[1](slope)
+  tree_close(whole, rows, rtol=1e-5, atol=1e-5)
+
+
 def test_a_form_of_depthwise_convolution_that_does_not_exist_is_named():
   with pytest.raises(InputError, match="form is 'fast'; give auto, shift or grouped"):
     layers.DepthwiseConv(form="fast").init(jax.random.key(0), jnp.ones((1, 3, 3, 2)))
