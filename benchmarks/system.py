@@ -216,10 +216,8 @@ def table(config: Any, figures: Mapping[str, Any], clips: int, repeats: int) -> 
 
 
 def main(arguments: list[str]) -> None:
-  from run import use_compilation_cache
-
   del arguments
-  use_compilation_cache()
+  meshes.keep_compiled_programs()
   config, clips, repeats = _CONFIG.value, _BATCH.value, _REPEATS.value
   figures = measure(config, clips, repeats)
   text = table(config, figures, clips, repeats)
