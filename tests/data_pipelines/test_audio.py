@@ -258,6 +258,7 @@ def test_what_is_no_sound_is_refused(bad):
 
 def test_read_audio_decodes_other_containers_and_names_those_without_sound(tmp_path):
   import av
+
   x = (0.5 * np.sin(2 * np.pi * 440 * np.arange(44_100) / 44_100)).astype(np.float32)
   with av.open(str(tmp_path / "tone.flac"), "w") as container:
     stream = container.add_stream("flac", rate=44_100, layout="mono")
