@@ -1,7 +1,7 @@
 """From a config to a module, its starting weights and its objective."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -29,17 +29,31 @@ def build_model(config: Any) -> nn.Module:
   return model
 
 
-def build_objective(config: Any) -> Objective:
-  """The system's loss, plus the guide's where there is one."""
+def build_objective(config: Any, groups: Sequence[str] = ()) -> Objective:
+  """The system's loss, plus the guide's where there is one.
+
+  Args:
+    groups: broad group of each category of the data set, for `debias.mismatch`.
+
+  Raises:
+    InputError: mismatches are asked for without a guide, or of a data set without categories.
+  """
   segmentation = losses.objective(config.loss.to_dict())
-  weight = config.debias.guide_weight
-  if config.debias.guide == "none":
+  settings = config.debias
+  if settings.mismatch and (settings.guide == "none" or not groups):
+    wanted = "a debias.guide" if settings.guide == "none" else "a data set that names its categories"
+    raise InputError(f"debias.mismatch={settings.mismatch} needs {wanted}; set debias.mismatch=0.")
+  if settings.guide == "none":
     return segmentation
 
   def guided(outputs: Outputs, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
     total, parts = segmentation(outputs, batch)
-    agreement = guide.guide_loss(outputs, batch)
-    return total + weight * agreement, {**parts, "guide": agreement}
+    parts = {**parts, "guide": guide.guide_loss(outputs, batch)}
+    total = total + settings.guide_weight * parts["guide"]
+    if settings.mismatch:
+      parts["mismatch"] = guide.mismatch_loss(outputs, batch, groups)
+      total = total + settings.mismatch * parts["mismatch"]
+    return total, parts
 
   return guided
 

@@ -87,7 +87,7 @@ def train_until(stop: "StopFlag", config: Any, workdir: str) -> TrainState:
   state = jax.device_put(state.replace(opt_state=opt_state), sharding)
   step_fn = make_train_step(
     model,
-    build_objective(config),
+    build_objective(config, source.broad or source.categories),
     rule,
     frozen=frozen,
     pieces=config.schedule.accumulate,

@@ -66,6 +66,8 @@ class Outputs:
     fused_maps: one map per fused stage, finest first, as the matching losses read them (rectified).
     fused_audio: the audio feature paired with each of `fused_maps`, None where the stage has no sound.
     similarity: agreement of sound and picture per frame, a logit; filled by debias/guide.
+    seen_embedding: the guide's embedding of each cell of the picture, where its form has one.
+    heard_embedding: the guide's embedding of each second of sound, to be multiplied with the former.
     aux_logits: logits of intermediate decoder layers, first layer first.
     mix_mask: AVSegFormer's auxiliary mask logits.
     uncertainty: RAVS's per-pixel uncertainty in [0, 1].
@@ -78,6 +80,8 @@ class Outputs:
   fused_maps: tuple | None = None
   fused_audio: tuple | None = None
   similarity: Float[AnyArray, "B T"] | None = None
+  seen_embedding: Float[AnyArray, "B T N E"] | None = None
+  heard_embedding: Float[AnyArray, "B T E"] | None = None
   aux_logits: tuple | None = None
   mix_mask: Float[AnyArray, "..."] | None = None
   uncertainty: Float[AnyArray, "B T H W 1"] | None = None

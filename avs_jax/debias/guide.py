@@ -3,18 +3,34 @@
 "Do Audio-Visual Segmentation Models Truly Segment Sounding Objects?", section 4.2 and supplement D.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from avs_jax.errors import InputError
 from avs_jax.initial import constant, torch_default, zeros
 from avs_jax.types import AnyArray, Batch, Condition, Outputs
 
-FORMS = ("cosine", "cosine_released", "cosine_calibrated", "euclidean", "concat")
+FORMS = ("cosine", "cosine_released", "cosine_calibrated", "localised", "euclidean", "concat")
+
+
+class Agreement(NamedTuple):
+  """What a guide says of a batch.
+
+  Attributes:
+    logits: of "this sound comes from this picture", a second each.
+    seen, heard: embeddings of picture cells and of sounds, whose `compare` gives the logits; so every sound of
+      a batch can be held against every picture. None where a guide is no such product.
+  """
+
+  logits: Float[Array, "B T"]
+  seen: Float[Array, "B T N E"] | None = None
+  heard: Float[Array, "B T E"] | None = None
 
 
 class Similarity(nn.Module):
@@ -25,12 +41,13 @@ class Similarity(nn.Module):
   projections, times a learned scale plus a learned bias, because a plain cosine used as a logit spans only
   sigmoid 0.27 to 0.73 and its cross entropy can never fall below 0.31. `cosine_released` is `cosine` on the
   sound as the system itself has projected it (128 -> 256, shared with the masks' branch, then -> C), as the
-  released AVSegFormer variant does; its weights load with `config.init.system`.
+  released AVSegFormer variant does; its weights load with `config.init.system`. `localised`, ours too, is
+  `cosine_calibrated` cell by cell, pooled by log-mean-exp: an object that fills a corner is not diluted.
   Deviation: none for `cosine` and `cosine_released`.
 
   Attributes:
     form: one of `FORMS`.
-    width: size of the common space of `euclidean`, `concat` and `cosine_calibrated`.
+    width: size of the common space of all but the two plain cosines.
   """
 
   form: str = "cosine"
@@ -39,7 +56,7 @@ class Similarity(nn.Module):
   @nn.compact
   def __call__(
     self, aud: Float[Array, "B T A"], vis: Float[Array, "B T h w C"], *, train: bool = False
-  ) -> Float[Array, "B T"]:
+  ) -> Agreement:
     if self.form not in FORMS:
       raise InputError(
         f"debias.guide={self.form!r} is not a guide; choose none or one of {', '.join(FORMS)}."
@@ -48,31 +65,45 @@ class Similarity(nn.Module):
     def linear(features: int, name: str) -> nn.Dense:
       return nn.Dense(features, kernel_init=torch_default, name=name)
 
-    pooled = vis.astype(jnp.float32).mean((2, 3))  # [B, T, C]
-    aud = aud.astype(jnp.float32)
+    aud, vis = aud.astype(jnp.float32), vis.astype(jnp.float32)
+    if self.form == "localised":
+      cells = vis.reshape(*vis.shape[:2], -1, vis.shape[-1])  # [B, T, N, C]
+    else:
+      cells = vis.mean((2, 3))[:, :, None]  # [B, T, 1, C]
     if self.form in ("cosine", "cosine_released"):
-      return cosine(linear(pooled.shape[-1], "audio_proj")(aud), pooled)
-    aud = linear(self.width, "audio_proj")(aud)  # [B, T, D]
-    seen = linear(self.width, "visual_proj")(pooled)  # [B, T, D]
+      seen, heard = unit(cells), unit(linear(cells.shape[-1], "audio_proj")(aud))
+      return Agreement(compare(seen, heard), seen, heard)
+    heard = linear(self.width, "audio_proj")(aud)  # [B, T, D]
+    seen = linear(self.width, "visual_proj")(cells)  # [B, T, N, D]
     if self.form == "euclidean":
-      return -jnp.sqrt(jnp.square(aud - seen).sum(-1) + 1e-12)
-    if self.form == "cosine_calibrated":
-      scale = self.param("scale", constant(4.0), ())
-      bias = self.param("bias", zeros, ())
-      return scale * cosine(aud, seen) + bias
-    joint = jnp.concatenate([aud, seen], -1)  # [B, T, 2D]
-    for features in (self.width, self.width // 2):
-      joint = nn.relu(linear(features, f"hidden_{features}")(joint))
-      joint = nn.Dropout(0.1, deterministic=not train)(joint)
-    return linear(1, "out")(joint)[..., 0]
+      return Agreement(-jnp.sqrt(jnp.square(heard - seen[:, :, 0]).sum(-1) + 1e-12))
+    if self.form == "concat":
+      joint = jnp.concatenate([heard, seen[:, :, 0]], -1)  # [B, T, 2D]
+      for features in (self.width, self.width // 2):
+        joint = nn.relu(linear(features, f"hidden_{features}")(joint))
+        joint = nn.Dropout(0.1, deterministic=not train)(joint)
+      return Agreement(linear(1, "out")(joint)[..., 0])
+    scale = self.param("scale", constant(4.0), ())
+    bias = self.param("bias", zeros, ())
+    # The bias travels as one more component, so that a product of embeddings is the whole logit.
+    seen = jnp.concatenate([scale * unit(seen), jnp.broadcast_to(bias, (*seen.shape[:3], 1))], -1)
+    heard = jnp.concatenate([unit(heard), jnp.ones((*heard.shape[:2], 1))], -1)  # [B, T, D+1]
+    return Agreement(compare(seen, heard), seen, heard)
+
+
+def compare(seen: Float[Array, "... N E"], heard: Float[Array, "... E"]) -> Float[Array, "..."]:
+  """Log-mean-exp over a picture's cells of their product with the sound; with one cell, the product."""
+  products = (seen * heard[..., None, :]).sum(-1)  # [..., N]
+  return jax.nn.logsumexp(products, -1) - np.log(products.shape[-1])
+
+
+def unit(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+  """A vector divided by its norm, which is bounded below by 1e-8."""
+  return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-16))
 
 
 def cosine(a: Float[Array, "... D"], b: Float[Array, "... D"]) -> Float[Array, "..."]:
   """Cosine of two vectors, their norms bounded below by 1e-8."""
-
-  def unit(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-16))
-
   return (unit(a) * unit(b)).sum(-1)
 
 
@@ -108,11 +139,13 @@ class Guided(nn.Module):
           "debias.guide='cosine_released' reads the sound as the system has projected it, and this system does "
           "not; choose 'cosine', or model.system='avsegformer'."
         )
-    similarity = self.guide(heard, outputs.visual_features, train=train)
+    found = self.guide(heard, outputs.visual_features, train=train)
     logits = outputs.logits
     if self.gate and not train:
-      logits = gated(logits.astype(jnp.float32), similarity)
-    return outputs.replace(similarity=similarity, logits=logits)
+      logits = gated(logits.astype(jnp.float32), found.logits)
+    return outputs.replace(
+      similarity=found.logits, seen_embedding=found.seen, heard_embedding=found.heard, logits=logits
+    )
 
   def __call__(self, frames: AnyArray, log_mel: AnyArray, *, train: bool = False, present=None) -> Outputs:
     return self.segment(frames, self.listen(log_mel, train=train), train=train, present=present)
@@ -143,3 +176,37 @@ def guide_loss(outputs: Outputs, batch: Batch) -> Float[Array, ""]:
   loss = jax.nn.softplus(logits) - logits * is_positive  # [B, T]
   weight = batch.present.astype(jnp.float32)
   return (loss * weight).sum() / jnp.maximum(weight.sum(), 1.0)
+
+
+def mismatch_loss(outputs: Outputs, batch: Batch, groups: Sequence[str]) -> Float[Array, ""]:
+  """Every sound of the batch against every picture: cross entropy where they cannot belong together.
+
+  Ours ("in-batch mismatches"): off-screen pairs for free, B - 1 of them for each clip. A sound and another
+  clip's picture count as a mismatch if nothing heard in that second shares a group with anything seen
+  (silence and noise match no picture); pairs that share a group are left out, not called a match. Mean over
+  the mismatches, 0 where a batch has none.
+
+  Args:
+    groups: broad group of each category, in the order of `batch.visible`; categories themselves for a
+      stricter rule.
+
+  Raises:
+    InputError: the guide gives no embeddings, or the data set names no categories.
+  """
+  if outputs.seen_embedding is None or outputs.heard_embedding is None:
+    raise InputError(
+      "debias.mismatch needs a guide that is a product of embeddings: cosine, cosine_calibrated or localised."
+    )
+  if batch.visible is None or batch.sounding is None:
+    raise InputError("debias.mismatch: this data set names no categories; set it to 0, or add the metadata.")
+  names = sorted(set(groups))
+  member = jnp.asarray([[group == name for name in names] for group in groups], jnp.float32)  # [G, groups]
+  seen = (batch.visible.astype(jnp.float32) @ member) > 0  # [B, groups]
+  heard = jnp.einsum("jtg,gn->jtn", batch.sounding.astype(jnp.float32), member) > 0  # [B, T, groups]
+  shares = jnp.einsum("in,jtn->ijt", seen.astype(jnp.float32), heard.astype(jnp.float32)) > 0  # [B, B, T]
+  present = batch.present[:, None] & batch.present[None]  # [B, B, T]
+  other = ~jnp.eye(seen.shape[0], dtype=bool)[:, :, None]
+  weight = (~shares & present & other).astype(jnp.float32)
+  products = jnp.einsum("itnd,jtd->ijtn", outputs.seen_embedding, outputs.heard_embedding)
+  logits = jax.nn.logsumexp(products, -1) - np.log(products.shape[-1])  # [B, B, T]
+  return (jax.nn.softplus(logits) * weight).sum() / jnp.maximum(weight.sum(), 1.0)

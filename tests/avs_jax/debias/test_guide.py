@@ -10,7 +10,7 @@ import pytest
 from flax import traverse_util
 
 from avs_jax import systems
-from avs_jax.debias.guide import FORMS, Guided, Similarity, cosine, gated, guide_loss
+from avs_jax.debias.guide import FORMS, Guided, Similarity, compare, cosine, gated, guide_loss
 from avs_jax.errors import InputError
 from avs_jax.initialise import abstract_variables, initialise
 from avs_jax.types import Batch, Condition, Outputs
@@ -35,18 +35,18 @@ def prepared(form, **settings):
 @forms
 def test_a_guide_gives_one_logit_a_second_and_no_clip_sees_another(form):
   module, variables = prepared(form)
-  out = module.apply(variables, AUD, VIS)
+  out = module.apply(variables, AUD, VIS).logits
   assert out.shape == (B, T) and out.dtype == jnp.float32 and out.std() > 1e-3
-  swapped = module.apply(variables, AUD[::-1, ::-1], VIS[::-1, ::-1])
+  swapped = module.apply(variables, AUD[::-1, ::-1], VIS[::-1, ::-1]).logits
   np.testing.assert_allclose(swapped, out[::-1, ::-1], rtol=1e-4, atol=1e-5)
 
 
-@forms
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "localised"])
 def test_only_the_mean_of_the_visual_map_counts(form):
   module, variables = prepared(form)
   mean = jnp.broadcast_to(VIS.mean((2, 3), keepdims=True), VIS.shape)
   np.testing.assert_allclose(
-    module.apply(variables, AUD, mean), module.apply(variables, AUD, VIS), rtol=1e-4, atol=1e-5
+    module.apply(variables, AUD, mean).logits, module.apply(variables, AUD, VIS).logits, rtol=1e-4, atol=1e-5
   )
 
 
@@ -57,7 +57,7 @@ def test_gradients_are_finite_and_reach_parameters_sound_and_picture(form):
     variables["params"]["bias"] = jnp.float32(0.3)
 
   def loss(params, aud, vis):
-    return jnp.square(module.apply({"params": params}, aud, vis)).sum()
+    return jnp.square(module.apply({"params": params}, aud, vis).logits).sum()
 
   params, aud, vis = jax.grad(loss, (0, 1, 2))(variables["params"], AUD, VIS)
   for path, leaf in traverse_util.flatten_dict({**params, "aud": aud, "vis": vis}).items():
@@ -69,7 +69,7 @@ def test_silence_and_an_empty_map_give_finite_values_and_gradients(form):
   module, variables = prepared(form)
 
   def total(params, aud, vis):
-    return module.apply({"params": params}, aud, vis).sum()
+    return module.apply({"params": params}, aud, vis).logits.sum()
 
   value, slopes = jax.value_and_grad(total, (0, 1, 2))(variables["params"], 0 * AUD, 0 * VIS)
   assert np.isfinite(value) and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
@@ -78,9 +78,9 @@ def test_silence_and_an_empty_map_give_finite_values_and_gradients(form):
 @forms
 def test_half_precision_features_are_compared_in_float32(form):
   module, variables = prepared(form)
-  rough = module.apply(variables, AUD.astype(jnp.bfloat16), VIS.astype(jnp.bfloat16))
+  rough = module.apply(variables, AUD.astype(jnp.bfloat16), VIS.astype(jnp.bfloat16)).logits
   assert rough.dtype == jnp.float32
-  np.testing.assert_allclose(rough, module.apply(variables, AUD, VIS), atol=0.1)
+  np.testing.assert_allclose(rough, module.apply(variables, AUD, VIS).logits, atol=0.1)
 
 
 def test_parameters_of_each_form_have_their_published_or_documented_sizes():
@@ -95,7 +95,7 @@ def test_parameters_of_each_form_have_their_published_or_documented_sizes():
   assert shapes["cosine"] == shapes["cosine_released"] == {"audio_proj/kernel": (A, C)}
   both = {"audio_proj/kernel": (A, 8), "visual_proj/kernel": (C, 8)}
   assert shapes["euclidean"] == both
-  assert shapes["cosine_calibrated"] == {**both, "scale": (), "bias": ()}
+  assert shapes["cosine_calibrated"] == shapes["localised"] == {**both, "scale": (), "bias": ()}
   hidden = {"hidden_8/kernel": (16, 8), "hidden_4/kernel": (8, 4), "out/kernel": (4, 1)}
   assert shapes["concat"] == {**both, **hidden}
 
@@ -114,7 +114,7 @@ def test_the_euclidean_guide_is_minus_the_distance():
   }
   aud = jnp.array([6.0, 7.0]).reshape(1, 1, 2)
   vis = jnp.array([[0.0, 2.0], [2.0, 0.0]]).reshape(1, 1, 1, 2, 2)  # mean (1, 1), projected (3, 3)
-  out = Similarity("euclidean", width=2).apply({"params": projections}, aud, vis)
+  out = Similarity("euclidean", width=2).apply({"params": projections}, aud, vis).logits
   np.testing.assert_allclose(out, [[-5]], rtol=1e-6)
 
 
@@ -124,7 +124,7 @@ def test_a_plain_cosine_spans_probabilities_from_27_to_73_percent(form):
   params = {"audio_proj": {"kernel": np.eye(C, dtype=np.float32), "bias": np.zeros(C, np.float32)}}
   vis = draw(1, 2, 2, 2, C)
   alike = vis.mean((2, 3)) * jnp.array([[[100.0], [-100.0]]])
-  ends = jax.nn.sigmoid(module.apply({"params": params}, alike, vis))
+  ends = jax.nn.sigmoid(module.apply({"params": params}, alike, vis).logits)
   np.testing.assert_allclose(ends, [[0.731059, 0.268941]], rtol=1e-5)
   batch = pairs([[True, False]], [Condition.POSITIVE])
   perfect = Outputs(logits=np.zeros((1, 2, 1, 1, 1), np.float32), similarity=jnp.ones((1, 2)))
@@ -137,17 +137,38 @@ def test_a_calibrated_cosine_passes_beyond_those_bounds():
   params = {**variables["params"], "audio_proj": eye, "visual_proj": eye}
   vis = draw(1, 2, 2, 2, C)
   alike = vis.mean((2, 3)) * jnp.array([[[1.0], [-1.0]]])
-  fresh = module.apply({"params": params}, alike, vis)
+  fresh = module.apply({"params": params}, alike, vis).logits
   np.testing.assert_allclose(fresh, [[4, -4]], rtol=1e-5)  # sigmoid 0.982 and 0.018
-  learned = module.apply({"params": {**params, "scale": 10.0, "bias": -2.0}}, alike, vis)
+  learned = module.apply({"params": {**params, "scale": 10.0, "bias": -2.0}}, alike, vis).logits
   np.testing.assert_allclose(learned, [[8, -12]], rtol=1e-5)
+
+
+def test_a_localised_guide_finds_the_one_cell_that_sounds():
+  eye = {"kernel": np.eye(C, dtype=np.float32), "bias": np.zeros(C, np.float32)}
+  params = {"audio_proj": eye, "visual_proj": eye, "scale": jnp.float32(9.0), "bias": jnp.float32(0.5)}
+  aud = jnp.eye(C)[:1].reshape(1, 1, C)
+  vis = jnp.broadcast_to(jnp.eye(C)[1], (1, 1, 2, 2, C)).at[0, 0, 1, 0].set(jnp.eye(C)[0])
+  found = Similarity("localised", width=C).apply({"params": params}, aud, vis)
+  np.testing.assert_allclose(found.logits, [[np.log((np.exp(9) + 3) / 4) + 0.5]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["cosine", "cosine_calibrated", "localised"])
+def test_the_product_of_a_guides_embeddings_is_its_logit(form):
+  module, variables = prepared(form)
+  if "bias" in variables["params"]:
+    variables["params"]["bias"] = jnp.float32(0.3)
+  found = module.apply(variables, AUD, VIS)
+  assert found.seen.shape[2] == (6 if form == "localised" else 1)
+  np.testing.assert_allclose(compare(found.seen, found.heard), found.logits, rtol=1e-6)
+  other = module.apply(variables, AUD[::-1], VIS)  # every sound with another clip's picture
+  np.testing.assert_allclose(compare(found.seen, found.heard[::-1]), other.logits, rtol=1e-4, atol=1e-5)
 
 
 def test_the_joint_guide_drops_hidden_units_in_training_only():
   module, variables = prepared("concat", width=64)
   run = functools.partial(module.apply, variables, AUD, VIS)
-  np.testing.assert_array_equal(run(), run())
-  one, other = (run(train=True, rngs={"dropout": jax.random.key(i)}) for i in (0, 1))
+  np.testing.assert_array_equal(run().logits, run().logits)
+  one, other = (run(train=True, rngs={"dropout": jax.random.key(i)}).logits for i in (0, 1))
   assert np.abs(one - other).max() > 1e-4
 
 
