@@ -279,6 +279,8 @@ def get_config() -> ConfigDict:
   config.eval.test_clips = 0  # test clips, 0: all
   config.eval.split = "test"
   config.eval.conditions = ("positive", "silence", "noise", "offscreen")
+  config.eval.unseen = ()  # further sounds, given to every clip: names (data_pipelines/sounds.py) or .wav files
+  config.eval.negative_audio = "drawn"  # or published: the folders beside audio_wav
   config.eval.pictures = 4
   config.eval.save_masks = False
 
