@@ -4,13 +4,12 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Float
 
 from avs_jax.decoders.fpn import ASPP, FeatureFusion, MaskHead
 from avs_jax.errors import InputError
 from avs_jax.fusion.tpavi import TPAVI
-from avs_jax.layers import resize_bilinear
-from avs_jax.systems.system import System
+from avs_jax.systems.system import Scene, System
 from avs_jax.types import AnyArray, Outputs
 
 
@@ -78,54 +77,43 @@ class AVSBench(System):
       heard = heard.reshape(clips, seconds, -1)  # [B, T, D]
     return fused.reshape(clips, seconds, *fused.shape[2:]), heard
 
-  def segment(
+  def prepare(self, scene: Scene, *, train: bool = False) -> tuple[Float[Array, "N _h _w D"], ...]:
+    """The maps at the decoder's width, finest first."""
+    return tuple(
+      scene.kept(self.aspp[str(stage)](level)) for stage, level in enumerate(scene.pyramid, start=1)
+    )
+
+  def decode(
     self,
-    frames: UInt8[AnyArray, "B T H W 3"] | Float[AnyArray, "B T H W 3"],
-    audio: Float[AnyArray, "B T A"],
+    scene: Scene,
+    audio: Float[Array, "B T A"],
+    projected: Float[Array, "B T A"],
     *,
     train: bool = False,
-    present: Bool[AnyArray, "B T"] | None = None,
+    marks: Float[AnyArray, "B T Q"] | None = None,
   ) -> Outputs:
-    """Mask logits of each frame, given the audio embedding of its second.
-
-    Args:
-      present: real frames; the semantic network zeroes the features and logits of the others.
-    """
-    clips, seconds = frames.shape[:2]
-    audio, keep = jnp.asarray(audio), None
-    if present is not None and self.num_classes > 1:
-      keep = jnp.asarray(present, jnp.dtype(self.dtype)).reshape(-1, 1, 1, 1)  # [B*T, 1, 1, 1]
-      audio = audio * jnp.asarray(present, audio.dtype)[:, :, None]
-
-    def kept(x: Float[Array, "N h w C"]) -> Float[Array, "N h w C"]:
-      return x if keep is None else x * keep
-
-    pyramid = self.see(frames, train=train)
+    """Fuses the sound at the chosen stages, then paints top-down. `marks` have no place here."""
+    if scene.keep is not None:
+      real = scene.keep.reshape(*scene.shape, 1)  # [B, T, 1]
+      audio, projected = audio * real.astype(audio.dtype), projected * real.astype(projected.dtype)
     maps, heard = [], []
-    for stage, level in enumerate(pyramid, start=1):
-      vis, aud = kept(self.aspp[str(stage)](level)), None  # [B*T, h, w, D]
+    for stage, vis in enumerate(scene.features, start=1):
+      aud = None
       if stage in self.tpavi_stages:
-        vis, aud = self.fuse(stage, vis.reshape(clips, seconds, *vis.shape[1:]), audio, train=train)
-        vis = kept(vis.reshape(-1, *vis.shape[2:]))  # [B*T, h, w, D]
+        vis, aud = self.fuse(stage, scene.unfold(vis), projected, train=train)
+        vis = scene.kept(vis.reshape(-1, *vis.shape[2:]))  # [B*T, h, w, D]
       maps.append(vis)
       heard.append(aud)
 
     top = None
     for stage in (4, 3, 2, 1):
       step = self.topdown[str(stage)]
-      top = kept(step(maps[stage - 1]) if top is None else step(top, maps[stage - 1]))
-    logits = kept(self.head(top))  # [B*T, H, W, K]
-    if logits.shape[1:3] != frames.shape[2:4]:  # an input whose sides are no multiples of 32
-      logits = resize_bilinear(logits, frames.shape[2:4], align_corners=False)
-
-    def unfold(x: Float[Array, "N ..."]) -> Float[Array, "B T ..."]:
-      return x.reshape(clips, seconds, *x.shape[1:])
-
+      top = scene.kept(step(maps[stage - 1]) if top is None else step(top, maps[stage - 1]))
     return Outputs(
-      logits=unfold(logits).astype(jnp.float32),
-      visual_features=unfold(pyramid[-1]),
+      logits=scene.logits(self.head(top)),
+      visual_features=scene.unfold(scene.pyramid[-1]),
       audio_features=audio,
       # The published matching losses see the maps after the decoder rectified them in place.
-      fused_maps=tuple(unfold(jax.nn.relu(x)) for x in maps),
+      fused_maps=tuple(scene.unfold(jax.nn.relu(x)) for x in maps),
       fused_audio=tuple(heard),
     )

@@ -3,15 +3,14 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Float
 
 from avs_jax.decoders.pixel_decoder import CHANNELS_PER_GROUP, PixelDecoder
 from avs_jax.decoders.query_decoder import QueryDecoder, QueryMaskHead
 from avs_jax.errors import InputError
 from avs_jax.fusion.query_mixer import CrossModalMixer, QueryGenerator
 from avs_jax.initial import torch_default
-from avs_jax.layers import resize_bilinear
-from avs_jax.systems.system import System
+from avs_jax.systems.system import Scene, System
 from avs_jax.types import AnyArray, Outputs
 
 
@@ -66,47 +65,39 @@ class AVSegFormer(System):
     self.fusion_block = CrossModalMixer(self.heads, self.mixer, compute)
     self.mask_head = QueryMaskHead(self.num_classes, compute)
 
-  def segment(
+  def prepare(
+    self, scene: Scene, *, train: bool = False
+  ) -> tuple[Float[Array, "N S D"], Float[Array, "N h w D"]]:
+    """The pixel decoder's tokens and mask feature: the picture alone makes them."""
+    return self.pixel_decoder([scene.kept(level) for level in scene.pyramid], train=train)
+
+  def project(self, audio: Float[Array, "B T A"]) -> Float[Array, "B T D"]:
+    """The one token of each second, which makes the queries and gates the mask feature."""
+    return self.audio_proj(audio)
+
+  def decode(
     self,
-    frames: UInt8[AnyArray, "B T H W 3"] | Float[AnyArray, "B T H W 3"],
-    audio: Float[AnyArray, "B T A"],
+    scene: Scene,
+    audio: Float[Array, "B T A"],
+    projected: Float[Array, "B T D"],
     *,
     train: bool = False,
-    present: Bool[AnyArray, "B T"] | None = None,
+    marks: Float[AnyArray, "B T Q"] | None = None,
   ) -> Outputs:
-    """Mask logits of each frame, given the audio embedding of its second.
-
-    Args:
-      present: real frames; the semantic network zeroes the features and both masks of the others.
-    """
-    clips, seconds = frames.shape[:2]
-    audio, keep = jnp.asarray(audio), None
-    if present is not None and self.num_classes > 1:
-      keep = jnp.asarray(present, jnp.dtype(self.dtype)).reshape(-1, 1, 1, 1)  # [B*T, 1, 1, 1]
-
-    def kept(x: Float[Array, "N h w C"]) -> Float[Array, "N h w C"]:
-      return x if keep is None else x * keep
-
-    def unfold(x: Float[Array, "N ..."]) -> Float[Array, "B T ..."]:
-      return x.reshape(clips, seconds, *x.shape[1:])
-
-    pyramid = self.see(frames, train=train)
-    token = self.audio_proj(audio.reshape(clips * seconds, -1))  # [B*T, D]
+    """Queries made of the sound paint the gated mask feature. `marks` have no place here."""
+    memory, feature = scene.features
+    token = projected.reshape(-1, projected.shape[-1])  # [B*T, D]
     queries = self.query_generator(token[:, None])  # [B*T, Q, D]
-    memory, feature = self.pixel_decoder([kept(level) for level in pyramid], train=train)
     queries = self.query_decoder(queries, memory, train=train)  # [B*T, Q, D]
     feature = self.fusion_block(feature, token)  # [B*T, h, w, D]
-    logits = kept(self.mask_head(queries, feature))  # [B*T, H, W, K]
-    feature = kept(feature)
-    if logits.shape[1:3] != frames.shape[2:4]:  # an input whose sides are no multiples of 32
-      logits = resize_bilinear(logits, frames.shape[2:4], align_corners=False)
-    token = unfold(token)  # [B, T, D]
+    logits = scene.logits(self.mask_head(queries, feature))  # [B, T, H, W, K]
+    feature = scene.unfold(scene.kept(feature))  # [B, T, h, w, D]
     return Outputs(
-      logits=unfold(logits).astype(jnp.float32),
-      visual_features=unfold(pyramid[-1]),
+      logits=logits,
+      visual_features=scene.unfold(scene.pyramid[-1]),
       audio_features=audio,
-      projected_audio=token,
-      fused_maps=(unfold(jax.nn.relu(feature)),),
-      fused_audio=(token,),
-      mix_mask=unfold(feature).astype(jnp.float32).mean(-1),  # [B, T, h, w]
+      projected_audio=projected,
+      fused_maps=(jax.nn.relu(feature),),
+      fused_audio=(projected,),
+      mix_mask=feature.astype(jnp.float32).mean(-1),  # [B, T, h, w]
     )

@@ -1,19 +1,58 @@
 """What every audio-visual segmentation system here is: `segment(frames, listen(log_mel))`."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
+import flax.struct
 import jax.numpy as jnp
 from flax.core import FrozenDict
 from jaxtyping import Array, Bool, Float, UInt8
 
 from avs_jax import encoders
 from avs_jax.errors import InputError
+from avs_jax.layers import resize_bilinear
 from avs_jax.types import AnyArray, Outputs
+
+
+@flax.struct.dataclass
+class Scene:
+  """A batch as a system sees it before it hears anything; made once, however many sounds are tried on it.
+
+  Attributes:
+    pyramid: the visual encoder's maps, N = B*T.
+    features: whatever else the system computes without sound.
+    keep: 1 for real frames, 0 for padding, [N, 1, 1, 1]; None where padding is left alone.
+    shape: clips and seconds.
+    size: height and width of the frames.
+  """
+
+  pyramid: tuple
+  features: Any
+  keep: Float[Array, "N 1 1 1"] | None
+  shape: tuple[int, int] = flax.struct.field(pytree_node=False)
+  size: tuple[int, int] = flax.struct.field(pytree_node=False)
+
+  def kept(self, x: Float[Array, "N h w C"]) -> Float[Array, "N h w C"]:
+    """Zero where the frame is padding."""
+    return x if self.keep is None else x * self.keep
+
+  def unfold(self, x: Float[Array, "N ..."]) -> Float[Array, "B T ..."]:
+    return x.reshape(*self.shape, *x.shape[1:])
+
+  def logits(self, x: Float[Array, "N h w K"]) -> Float[Array, "B T H W K"]:
+    """A head's output as float32 logits of the frames' size, zero on padding."""
+    x = self.kept(x)
+    if x.shape[1:3] != self.size:  # an input whose sides are no multiples of 32
+      x = resize_bilinear(x, self.size, align_corners=False)
+    return self.unfold(x).astype(jnp.float32)
 
 
 class System(nn.Module):
   """A visual encoder and an audio encoder, named by the config; subclasses add what joins them.
+
+  A subclass calls `build_encoders` in its `setup` and has `decode`; where it can, it does the work that needs
+  no sound in `prepare`, and gives the sound its first linear map in `project`.
 
   Attributes:
     visual, audio: names that `encoders.build` knows.
@@ -82,6 +121,64 @@ class System(nn.Module):
       flat = (flat.astype(jnp.float32) - mean) / std
     return self.visual_encoder(flat, train=train)
 
+  def prepare(self, scene: Scene, *, train: bool = False) -> Any:
+    """What `decode` needs of the picture beside the pyramid; here nothing."""
+    return None
+
+  def project(self, audio: Float[Array, "B T A"]) -> Float[Array, "B T D"]:
+    """The sound as all parts of the system hear it; here the embedding itself."""
+    return audio
+
+  def decode(
+    self,
+    scene: Scene,
+    audio: Float[Array, "B T A"],
+    projected: Float[Array, "B T D"],
+    *,
+    train: bool = False,
+    marks: Float[AnyArray, "B T Q"] | None = None,
+  ) -> Outputs:
+    """Everything after seeing and hearing, in a subclass; without one nothing is segmented."""
+    raise InputError(f"{type(self).__name__} only sees and hears; build one of the systems by name.")
+
+  def look(
+    self,
+    frames: UInt8[AnyArray, "B T H W 3"] | Float[AnyArray, "B T H W 3"],
+    *,
+    train: bool = False,
+    present: Bool[AnyArray, "B T"] | None = None,
+  ) -> Scene:
+    """All that needs no sound. Semantic networks zero the features of frames that are not `present`."""
+    keep = None
+    if present is not None and self.num_classes > 1:
+      keep = jnp.asarray(present, jnp.dtype(self.dtype)).reshape(-1, 1, 1, 1)  # [B*T, 1, 1, 1]
+    scene = Scene(self.see(frames, train=train), None, keep, frames.shape[:2], frames.shape[2:4])
+    return scene.replace(features=self.prepare(scene, train=train))
+
+  def segment(
+    self,
+    frames: UInt8[AnyArray, "B T H W 3"] | Float[AnyArray, "B T H W 3"],
+    audio: Float[AnyArray, "B T A"],
+    *,
+    train: bool = False,
+    present: Bool[AnyArray, "B T"] | None = None,
+    marks: Float[AnyArray, "B T Q"] | None = None,
+    scene: Scene | None = None,
+    projected: Float[AnyArray, "B T D"] | None = None,
+  ) -> Outputs:
+    """Mask logits of each frame, given the audio embedding of its second.
+
+    Args:
+      present: real frames; a semantic network zeroes the features and logits of the others.
+      marks: queries that each second makes active, where the system has such.
+      scene: `look` at these frames, where it is at hand.
+      projected: takes the place of `project(audio)`.
+    """
+    audio = jnp.asarray(audio)
+    scene = self.look(frames, train=train, present=present) if scene is None else scene
+    projected = self.project(audio) if projected is None else jnp.asarray(projected)
+    return self.decode(scene, audio, projected, train=train, marks=marks)
+
   def __call__(
     self,
     frames: UInt8[AnyArray, "B T H W 3"] | Float[AnyArray, "B T H W 3"],
@@ -89,5 +186,7 @@ class System(nn.Module):
     *,
     train: bool = False,
     present: Bool[AnyArray, "B T"] | None = None,
+    marks: Float[AnyArray, "B T Q"] | None = None,
   ) -> Outputs:
-    return self.segment(frames, self.listen(log_mel, train=train), train=train, present=present)
+    audio = self.listen(log_mel, train=train)
+    return self.segment(frames, audio, train=train, present=present, marks=marks)
