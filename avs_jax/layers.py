@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from avs_jax.errors import InputError
 from avs_jax.initial import (  # noqa: F401  layers and their initial values are used together
@@ -266,15 +266,23 @@ def attend(
   key: Float[Array, "N k M D"],
   value: Float[Array, "N k M D"],
   drop: Callable[[Array], Array] | None = None,
+  bias: Float[Array, "n M q k"] | None = None,
+  allowed: Bool[Array, "N #q k"] | None = None,
 ) -> Float[Array, "N q M D"]:
-  """softmax(query key^T / sqrt(D)) value for each of M heads; logits and softmax in float32.
+  """softmax(query key^T / sqrt(D) + bias) value for each of M heads; logits and softmax in float32.
 
   Args:
     drop: applied to the attention weights [N, M, q, k] (dropout).
+    bias: example i gets row i modulo n of it.
+    allowed: the keys that a query may see, the same for all heads; one that may see none sees all alike.
   """
   logits = jnp.einsum(
     "nqmd,nkmd->nmqk", query * query.shape[-1] ** -0.5, key, preferred_element_type=jnp.float32
   )
+  if bias is not None:
+    logits = (logits.reshape(-1, *bias.shape) + bias[None]).reshape(logits.shape)  # [N, M, q, k]
+  if allowed is not None:
+    logits = jnp.where(allowed[:, None], logits, jnp.finfo(jnp.float32).min)
   attention = jax.nn.softmax(logits, axis=-1).astype(value.dtype)  # [N, M, q, k]
   attention = attention if drop is None else drop(attention)
   return jnp.einsum("nmqk,nkmd->nqmd", attention, value)

@@ -5,8 +5,9 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from avs_jax.encoders import mix_transformer
+from avs_jax.encoders import mix_transformer, swin
 from avs_jax.encoders.conv_pyramid import ConvPyramid
 from avs_jax.encoders.efficientnet import EfficientNetLite
 from avs_jax.encoders.resnet import ResNet
@@ -15,6 +16,7 @@ from avs_jax.errors import InputError
 
 _VISUAL: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
   **{name: (mix_transformer.MixTransformer, size) for name, size in mix_transformer.SIZES.items()},
+  **{name: (swin.Swin, size) for name, size in swin.SIZES.items()},
   "resnet50": (ResNet, {}),
   "efficientnet_lite0": (EfficientNetLite, {}),
   "conv_pyramid": (ConvPyramid, {}),
@@ -31,7 +33,8 @@ def build(name: str, **overrides: Any) -> nn.Module:
 
   Visual encoders map normalised pictures [N, H, W, 3] to a tuple of four maps at strides 4, 8, 16, 32 and
   have `channels`, `MEAN` and `STD` (RGB in [0, 255]); `stage(x, i)` runs one stage, for systems that act
-  between stages. Audio encoders map [N, 96, 64] to [N, A] and have `dim`.
+  between stages, and `as_map` makes a map of what it gives. Audio encoders map [N, 96, 64] to [N, A] and
+  have `dim`.
 
   Args:
     name: one of `NAMES`.
@@ -55,3 +58,11 @@ def build(name: str, **overrides: Any) -> nn.Module:
   if "dtype" in overrides:
     overrides["dtype"] = jnp.dtype(overrides["dtype"])
   return kind(**{**arguments, **overrides})
+
+
+def as_map(encoder: nn.Module, x: Float[Array, "N h w C"], i: int) -> Float[Array, "N h w C"]:
+  """Map `i` as a decoder reads it, from what a visual encoder's `stage(..., i)` gave.
+
+  Most encoders hand on the map itself; Swin's next stage reads tokens that the map's norm has not touched.
+  """
+  return encoder.as_map(x, i) if hasattr(encoder, "as_map") else x

@@ -221,6 +221,8 @@ _HF_WINDOWED: Rewrites = (
   (r"\.attention\.(self\.key|k_proj)\.", ".attn.qkv#1."),
   (r"\.attention\.(self\.value|v_proj)\.", ".attn.qkv#2."),
   (r"\.attention\.(output\.dense|o_proj)\.", ".attn.proj."),
+  (r"\.attention\.output\.swin_adapt_1\.", ".attn.swin_adapt.1."),
+  (r"\.output\.swin_adapt_3\.", ".mlp.swin_adapt.3."),
   (r"\.attention\.\w+\.relative_position_bias_table$", ".attn.relative_position_bias_table"),
   (r"\.intermediate\.dense\.", ".mlp.fc1."),
   (r"\.output\.dense\.", ".mlp.fc2."),

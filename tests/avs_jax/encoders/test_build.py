@@ -20,6 +20,14 @@ TINY = {
     "mlp_ratios": [4, 4],
     "scan": True,
   },
+  "swin_base_w7": {
+    "width": 4,
+    "depths": (2, 1),
+    "heads": (1, 2),
+    "window": 3,
+    "adapters": True,
+    "drop_path": 0.1,
+  },
   "resnet50": {"depths": (2, 1, 1, 1), "width": 2},
   "efficientnet_lite0": {"width": 0.1, "depthwise": "grouped"},  # compiles faster, runs slower
   "conv_pyramid": {"width": 4},
@@ -77,7 +85,8 @@ def test_stage_by_stage_is_the_whole_encoder(name):
   y = x
   for i, expected in enumerate(module.apply(variables, x)):
     y = module.apply(variables, y, i, method="stage")
-    np.testing.assert_array_equal(y, expected)
+    seen = module.apply(variables, y, i, method=encoders.as_map)
+    np.testing.assert_array_equal(seen, expected)
 
 
 @pytest.mark.parametrize("name", TINY)
