@@ -2,7 +2,7 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from avs_jax.initial import xavier_uniform, zeros
 from avs_jax.layers import Dtype, attend
@@ -30,9 +30,16 @@ class MultiHeadAttention(nn.Module):
     query: Float[Array, "N q D"],
     source: Float[Array, "N k D"] | None = None,
     *,
+    values: Float[Array, "N k D"] | None = None,
+    allowed: Bool[Array, "N #q k"] | None = None,
     train: bool = False,
   ) -> Float[Array, "N q D"]:
-    """`source` gives keys and values; None: the queries themselves."""
+    """`source` gives keys and values; None: the queries themselves.
+
+    Args:
+      values: gives the values in place of `source`, which then gives the keys alone.
+      allowed: the keys that a query may see; None: all.
+    """
     width = query.shape[-1]
     weight = self.param("in_proj_weight", xavier_uniform, (3 * width, width), jnp.float32)
     bias = self.param("in_proj_bias", zeros, (3 * width,), jnp.float32) if self.use_bias else None
@@ -45,11 +52,14 @@ class MultiHeadAttention(nn.Module):
       y = y.reshape(*y.shape[:2], last - first, self.heads, -1)  # [N, k, parts, M, d]
       return [y[:, :, part] for part in range(last - first)]
 
-    queries, keys, values = (
-      project(query, 0, 3) if source is None else project(query, 0, 1) + project(source, 1, 3)
-    )
+    if source is None:
+      parts = project(query, 0, 3)
+    elif values is None:
+      parts = project(query, 0, 1) + project(source, 1, 3)
+    else:
+      parts = project(query, 0, 1) + project(source, 1, 2) + project(values, 2, 3)
     drop = nn.Dropout(self.dropout, deterministic=False) if train and self.dropout else None
-    out = attend(queries, keys, values, drop)  # [N, q, M, d]
+    out = attend(*parts, drop, allowed=allowed)  # [N, q, M, d]
     out = out.reshape(*out.shape[:2], width)  # [N, q, D]
     return nn.Dense(
       width, use_bias=self.use_bias, dtype=self.dtype, kernel_init=xavier_uniform, name="out_proj"

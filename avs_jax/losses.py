@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Scalar, Shaped
 
+from avs_jax import set_losses
 from avs_jax.errors import InputError
 from avs_jax.types import AnyArray, Batch, Outputs
 
@@ -276,6 +277,9 @@ _BASE: dict[str, dict[str, Any]] = {
   "avsegformer": {"dice": 1.0, "mix_dice": 0.1},
   "avsegformer_avss": {"cross_entropy": 1.0, "mix_dice": 0.1},
   "focal": {"focal": 1.0},
+  # Every layer's queries, matched: as bias_in_AVS's paper says, and as its released semantic code does it.
+  "queries": {"queries": 1.0},
+  "queries_released": {"queries": 1.0, "queries_form": "released", "queries_last": 1.0, "queries_drop": 0.3},
 }
 _PARTS = ("bce", "cross_entropy", "dice", "soft_iou", "focal", "mix_dice")
 _MATCHING = ("none", "kl", "euclidean", "cosine")
@@ -288,6 +292,12 @@ _DEFAULTS: dict[str, Any] = {
   "matching_threshold": False,
   "matching_pooling": "avg",
   "matching_target": "audio",
+  "queries": 0.0,
+  "queries_form": "paper",
+  "queries_weights": (5.0, 5.0, 2.0),
+  "queries_last": 2.0,
+  "queries_drop": 0.4,
+  "queries_targets": 8,
 }
 
 
@@ -305,6 +315,7 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     "matching": _MATCHING,
     "matching_pooling": ("avg", "max"),
     "matching_target": ("audio", "neighbour"),
+    "queries_form": ("paper", "released"),
   }
   for key, allowed in choices.items():
     if chosen[key] not in allowed:
@@ -316,10 +327,13 @@ def objective(config: Mapping[str, Any]) -> Callable[[Outputs, Batch], tuple[Arr
   """The loss a config names: (outputs, batch) -> (total, its parts, weighted so that they add up to it).
 
   Args:
-    config: `name` (s4, ms3, avss, avsegformer, avsegformer_avss, focal) and any of: weights of the parts bce,
-      cross_entropy, dice, soft_iou, focal, mix_dice (0 switches a part off); `clamp` (see `bce`); `matching`
-      (none, kl, euclidean, cosine) with `matching_weight`, `matching_normalise`, `matching_threshold`,
-      `matching_pooling` (avg, max), `matching_target` (audio, neighbour).
+    config: `name` (s4, ms3, avss, avsegformer, avsegformer_avss, focal, queries, queries_released) and any of:
+      weights of the parts bce, cross_entropy, dice, soft_iou, focal, mix_dice (0 switches a part off); `clamp`
+      (see `bce`); `matching` (none, kl, euclidean, cosine) with `matching_weight`, `matching_normalise`,
+      `matching_threshold`, `matching_pooling` (avg, max), `matching_target` (audio, neighbour); `queries`, the
+      weight of `set_losses.set_loss`, with `queries_form` (paper, released), `queries_weights` (focal, Dice,
+      class), `queries_last` (weight of the last layer, the others have 1), `queries_drop` (chance that a well
+      learned pair is dropped), `queries_targets` (most targets a frame).
   """
   chosen = settings(config)
 
@@ -358,8 +372,14 @@ def objective(config: Mapping[str, Any]) -> Callable[[Outputs, Batch], tuple[Arr
           threshold=chosen["matching_threshold"], pooling=pooling, target=chosen["matching_target"],
         )  # fmt: skip
       parts["matching"] = chosen["matching_weight"] * value
+    if chosen["queries"]:
+      if outputs.query_masks is None:
+        raise InputError("loss.queries: this system predicts no set; set it to 0 or choose 'active_queries'.")
+      parts.update(set_losses.set_loss(outputs, batch, chosen))
     if not parts:
-      raise InputError("loss: every part has weight 0; give at least one of " + ", ".join(_PARTS) + ".")
+      raise InputError(
+        "loss: every part has weight 0; give at least one of " + ", ".join((*_PARTS, "queries")) + "."
+      )
     return jnp.stack(list(parts.values())).sum(), parts
 
   return compute

@@ -46,20 +46,24 @@ def matches(path: tuple[str, ...], prefix: str) -> bool:
 def label(params: Params, prefixes: Mapping[str, Any] | tuple[str, ...]) -> Any:
   """A tree like `params` naming for each leaf the first prefix that holds it, "" for none.
 
+  A prefix written "!name" holds nothing: it takes what lies under `name` out of the others.
+
   Raises:
     InputError: a prefix that holds no parameter (a mistyped name would silently do nothing).
   """
   flat = traverse_util.flatten_dict(params)
+  excepted = tuple(prefix[1:] for prefix in prefixes if prefix.startswith("!"))
   for prefix in prefixes:
-    if not any(matches(path, prefix) for path in flat):
+    if not any(matches(path, prefix.removeprefix("!")) for path in flat):
       tops = sorted({path[0] for path in flat} | {path[1] for path in flat if len(path) > 2})
       raise InputError(f"optimizer: no parameter lies under {prefix!r}; the model has {', '.join(tops)}.")
   found = {path: next((p for p in prefixes if matches(path, p)), "") for path in flat}
+  found = {path: "" if any(matches(path, p) for p in excepted) else name for path, name in found.items()}
   return traverse_util.unflatten_dict(found)
 
 
 def split_trainable(params: Params, frozen: tuple[str, ...]) -> tuple[dict, dict]:
-  """Parameters that learn and those that do not, each as a nested dict."""
+  """Parameters that learn and those that do not, each as a nested dict; "!name" in `frozen` learns."""
   names = traverse_util.flatten_dict(label(params, frozen))
   flat = traverse_util.flatten_dict(params)
   learns = {path: leaf for path, leaf in flat.items() if not names[path]}

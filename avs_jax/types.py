@@ -5,9 +5,10 @@ D model width, A audio width, N tokens, Q queries, K classes, L levels, M heads,
 """
 
 from enum import IntEnum
+from typing import Any
 
 import flax.struct
-from jaxtyping import Array, Bool, Float, Int, Int32, UInt8
+from jaxtyping import Array, Bool, Float, Int, Int32, UInt8, UInt32
 from numpy import ndarray
 
 AnyArray = Array | ndarray
@@ -69,8 +70,13 @@ class Outputs:
     seen_embedding: the guide's embedding of each cell of the picture, where its form has one.
     heard_embedding: the guide's embedding of each second of sound, to be multiplied with the former.
     aux_logits: logits of intermediate decoder layers, first layer first.
+    query_masks: mask logits of every query [B T h w Q], before the decoder's first layer and after each.
+    query_classes: its class logits [B T Q E], the last one "nothing", paired with `query_masks`.
+    marks: how active each query is, 0 to 1; `systems.active_queries`.
+    draw: a random number for each frame, in training, for losses that draw at random.
     mix_mask: AVSegFormer's auxiliary mask logits.
     uncertainty: RAVS's per-pixel uncertainty in [0, 1].
+    biased: outputs of a visual-only branch that has a loss of its own; filled by debias/contrast in training.
   """
 
   logits: Float[AnyArray, "B T H W K"]
@@ -83,5 +89,10 @@ class Outputs:
   seen_embedding: Float[AnyArray, "B T N E"] | None = None
   heard_embedding: Float[AnyArray, "B T E"] | None = None
   aux_logits: tuple | None = None
+  query_masks: tuple | None = None
+  query_classes: tuple | None = None
+  marks: Float[AnyArray, "B T Q"] | None = None
+  draw: UInt32[AnyArray, "B T"] | None = None
   mix_mask: Float[AnyArray, "..."] | None = None
   uncertainty: Float[AnyArray, "B T H W 1"] | None = None
+  biased: Any = None

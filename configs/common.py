@@ -30,6 +30,21 @@ SYSTEMS = {
     "mixer": "released",  # released (a sigmoid gate), paper (a residual)
     "sampling": "packed",  # packed, plain: equal numbers
   },
+  "active_queries": {
+    "width": 256,
+    "num_queries": 100,
+    "mode": "paper",  # paper, released (checkpoint parity)
+    "dilation": 2,  # queries that one mark opens
+    "perception_layers": 3,
+    "encoder_layers": 6,
+    "decoder_layers": 9,
+    "heads": 8,
+    "points": 4,
+    "dropout": 0.1,
+    "adapters": True,
+    "head_classes": 0,  # 0: as many as there are classes; released 150
+    "sampling": "packed",
+  },
 }
 
 # What a system's own paper trains otherwise than AVSBench's, by benchmark; `follow_paper` applies it.
@@ -46,7 +61,39 @@ _AVSEGFORMER = {
   "optimizer": {"name": "adamw_all", "lr": 2e-5, "weight_decay": 0.01},
   "schedule": {"batch": 2},
 }
+_QUERIES = {  # no part but the set's
+  "name": "queries",
+  "bce": 0.0,
+  "cross_entropy": 0.0,
+  "matching": "none",
+  "matching_weight": 0.0,
+  "queries": 1.0,
+}
+_ACTIVE_QUERIES = {
+  "data": {"size": 384},
+  "model": {"visual": "swin_base_w12"},
+  "loss": _QUERIES,
+  "optimizer": {
+    "name": "adamw_all",
+    "lr": 1e-3,
+    "weight_decay": 0.01,
+    "multipliers": {"visual_encoder": 0.1},
+    # Of the visual encoder its adapters learn.
+    "frozen": (
+      "audio_encoder",
+      "visual_encoder",
+      *(f"!swin_adapt_{place}_{layer}" for place in (1, 3) for layer in (0, 2)),
+    ),
+  },
+  "schedule": {"epochs": 60},
+}
 RECIPES = {
+  "active_queries": {
+    "s4": (_ACTIVE_QUERIES,),
+    "ms3": (_ACTIVE_QUERIES,),
+    "avss": (_ACTIVE_QUERIES,),
+    "tiny": ({"loss": _QUERIES},),
+  },
   "avsegformer": {
     "s4": (
       _AVSEGFORMER,
@@ -126,7 +173,7 @@ def from_json(saved: dict, origin: str) -> ConfigDict:
 
 
 def _fill(config: ConfigDict, saved: dict, origin: str) -> None:
-  free = ("visual_args", "audio_args", "multipliers", "freeze_epochs", "variants")
+  free = ("visual_args", "audio_args", "contrast_model", "multipliers", "freeze_epochs", "variants")
   for key, value in saved.items():
     if key not in config:
       raise InputError(f"{origin}: the setting {key!r} is unknown to this version.")
@@ -218,6 +265,22 @@ def get_config() -> ConfigDict:
   config.debias.guide_weight = 1.0
   config.debias.mismatch = 0.0  # weight of in-batch mismatches: every sound against every picture
   config.debias.gate = False
+  config.debias.contrast = (
+    "none"  # none, ensemble, bias_only, uncertainty, visual_only (trains ensemble's other half)
+  )
+  config.debias.contrast_variant = "paper"  # paper, released; decides what is left None below
+  config.debias.contrast_alpha = 1.0
+  config.debias.contrast_operation = "subtract"  # of the ensemble: subtract, product
+  config.debias.contrast_model = ConfigDict()  # settings in which the visual-only model differs
+  config.debias.contrast_run = ""  # workdir of a finished visual-only run, for ensemble
+  config.debias.contrast_where = placeholder(str)  # embedding, projected, log_mel
+  config.debias.contrast_layers = placeholder(str)  # every, map
+  config.debias.contrast_schedule = placeholder(str)  # constant, linear
+  config.debias.contrast_beta_start = placeholder(float)
+  config.debias.contrast_beta_end = placeholder(float)
+  config.debias.contrast_steps = placeholder(int)
+  config.debias.contrast_pure = placeholder(bool)  # at inference noise alone, else the last step
+  config.debias.contrast_seed = 0  # of the noise at inference
 
   config.init = ConfigDict()  # weight files, any container; "imagenet" for efficientnet_lite0
   config.init.visual = ""
@@ -247,6 +310,12 @@ def get_config() -> ConfigDict:
   config.loss.matching_threshold = False
   config.loss.matching_pooling = "avg"  # avg, max
   config.loss.matching_target = "audio"  # audio, neighbour
+  config.loss.queries = 0.0  # systems that predict a set: every layer's matched queries
+  config.loss.queries_form = "paper"  # paper, released
+  config.loss.queries_weights = (5.0, 5.0, 2.0)  # focal, Dice, class
+  config.loss.queries_last = 2.0  # weight of the last layer; the others have 1
+  config.loss.queries_drop = 0.4  # chance that a well learned pair is dropped
+  config.loss.queries_targets = 8  # most targets a frame
 
   config.optimizer = ConfigDict()
   config.optimizer.name = "adam"

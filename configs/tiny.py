@@ -7,7 +7,14 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-SMALL = {"width": 16, "num_queries": 8, "generator_layers": 1, "encoder_layers": 1, "decoder_layers": 1}
+SMALL = {
+  "width": 16,
+  "num_queries": 8,
+  "generator_layers": 1,
+  "perception_layers": 1,
+  "encoder_layers": 1,
+  "decoder_layers": 1,
+}
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -25,6 +32,7 @@ def get_config(arg: str = "") -> ConfigDict:
   for key, value in SMALL.items():
     if key in config.model.keys():  # noqa: SIM118  pyright does not know ConfigDict's `in`
       config.model[key] = value
+  common.follow_paper(config, "tiny")
   config.optimizer.frozen = ()
   config.optimizer.lr = 1e-3
   config.schedule.epochs = 2

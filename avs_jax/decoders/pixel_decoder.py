@@ -14,17 +14,21 @@ from avs_jax.layers import Conv, Dtype, LayerNorm, gelu, resize_bilinear
 CHANNELS_PER_GROUP = 8  # of every group norm: 32 groups of the published 256 channels
 
 
-def sine_position(rows: int, cols: int, width: int) -> np.ndarray:
+def sine_position(rows: int, cols: int, width: int, *, normalised: bool = False) -> np.ndarray:
   """[rows, cols, width] sines and cosines: the first half of the channels tells the row, the second the column.
 
-  DETR's code without normalisation: rows and columns count from 1 whatever the size. Channel i of a half of
-  length n has the angle count / 10000^(2 floor(i / 2) / n); even ones are sines, odd ones cosines.
+  DETR's code: rows and columns count from 1. Channel i of a half of length n has the angle
+  count / 10000^(2 floor(i / 2) / n); even ones are sines, odd ones cosines.
+
+  Args:
+    normalised: counts are scaled so that the last row and the last column have 2 pi whatever the size.
   """
   half = width // 2
   period = 10000 ** (2 * (np.arange(half) // 2) / half)
 
   def code(count: int) -> np.ndarray:
-    angle = np.arange(1, count + 1)[:, None] / period[None]  # [count, half]
+    place = np.arange(1, count + 1) * (2 * np.pi / (count + 1e-6) if normalised else 1)
+    angle = place[:, None] / period[None]  # [count, half]
     return np.where(np.arange(half)[None] % 2 == 0, np.sin(angle), np.cos(angle))
 
   row, col = np.broadcast_arrays(code(rows)[:, None], code(cols)[None])  # [rows, cols, half]

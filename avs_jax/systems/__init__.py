@@ -7,10 +7,11 @@ import flax.linen as nn
 from flax.core import FrozenDict
 
 from avs_jax.errors import InputError
+from avs_jax.systems.active_queries import ActiveQueries
 from avs_jax.systems.avsbench import AVSBench
 from avs_jax.systems.avsegformer import AVSegFormer
 
-SYSTEMS = {"avsbench": AVSBench, "avsegformer": AVSegFormer}
+SYSTEMS = {"avsbench": AVSBench, "avsegformer": AVSegFormer, "active_queries": ActiveQueries}
 NAMES = tuple(SYSTEMS)
 
 

@@ -30,7 +30,8 @@ class Dialect:
       the first pattern that matches is applied, later ones are not tried.
     aliases: the same, from other spellings found in files to the checkpoint's name.
     dead: patterns of tensors that published files hold and no computation reads.
-    optional: prefixes of parts that a file may lack as a whole; the variables then lack them too.
+    optional: patterns of parts that a file may lack as a whole; the variables then lack them too.
+    visual: prefix of the visual encoder's tensors, which bear the names of another library there.
     guide: prefix of a similarity guide's tensors, which lie beside the system's and are read apart.
   """
 
@@ -38,6 +39,7 @@ class Dialect:
   aliases: Rewrites = ()
   dead: tuple[str, ...] = ()
   optional: tuple[str, ...] = ()
+  visual: str = ""
   guide: str = ""
 
 
@@ -58,7 +60,7 @@ def _avsbench(overrides: Mapping[str, object]) -> Dialect:
     aliases=((r"^audio_backbone\.", "audio_encoder."),),
     # Never run: the second branch of the two-branch ResNet, the first unit of the coarsest fusion block.
     dead=(r"^path4\.resConfUnit1\.", r"^resnet\.layer[34]_2\.", r"^(encoder_backbone\.head|resnet\.fc)\."),
-    optional=("audio_encoder.",),
+    optional=(r"^audio_encoder\.",),
   )
 
 
@@ -84,9 +86,45 @@ def _avsegformer(overrides: Mapping[str, object]) -> Dialect:
   )
 
 
+def _active_queries(overrides: Mapping[str, object]) -> Dialect:
+  """bias_in_AVS's models, and the Mask2Former of Hugging Face that they grew from; VGGish lies elsewhere.
+
+  The paper's class head is not the released one (151 outputs), which a file's tensors are then not put into.
+  """
+  root = "model_v.model."
+  is_paper = overrides.get("mode", "paper") == "paper"
+  head = "class_head." if is_paper else "model_v.class_predictor."
+  pixels, queries = f"{root}pixel_level_module.decoder.", f"{root}transformer_module."
+  return Dialect(
+    renames=(
+      (r"^cross_a2t\.(.*)\.t2a_", r"cross_a2t.\1.t2a."),
+      (r"^pixel_decoder\.layers\.(\d+)\.avs_adapt\.", rf"{pixels}encoder.layers.\1.self_attn.avs_adapt."),
+      (r"^pixel_decoder\.layers\.", f"{pixels}encoder.layers."),
+      (r"^pixel_decoder\.lateral\.", f"{pixels}adapter_1."),
+      (r"^pixel_decoder\.smooth\.", f"{pixels}layer_1."),
+      (r"^pixel_decoder\.", pixels),
+      (r"^query_decoder\.(queries_features|queries_embedder|level_embed)$", rf"{queries}\1.weight"),
+      (r"^query_decoder\.class_predictor\.", head),
+      (r"^query_decoder\.mask_embedder\.", f"{queries}decoder.mask_predictor.mask_embedder."),
+      (r"^query_decoder\.", f"{queries}decoder."),
+    ),
+    aliases=((r"^(model|class_predictor|criterion)\.", r"model_v.\1."),),
+    # Never run: a second norm, a linear map before the self-attention, which the released model lacks; losses'.
+    dead=(
+      r"\.layernorm_sc\.",
+      r"^cross_a2t\." if not is_paper else r"^cross_a2t\.embedding\.",
+      r"(^|\.)(m2f_)?criterion\.",
+      *((r"^model_v\.class_predictor\.",) if is_paper else ()),
+    ),
+    optional=(r"^audio_encoder\.", r"^audio_proj\.", r"^cross_a2t\.", r"_adapt\.", r"^class_head\."),
+    visual=f"{root}pixel_level_module.encoder.",
+  )
+
+
 DIALECTS: dict[str, Callable[[Mapping[str, object]], Dialect]] = {
   "avsbench": _avsbench,
   "avsegformer": _avsegformer,
+  "active_queries": _active_queries,
 }
 
 

@@ -7,7 +7,7 @@ each Flax path is turned into the PyTorch name by one rule, and the two lists of
 import functools
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from flax import traverse_util
 
 from avs_jax.errors import InputError
 from avs_jax.weights import dialects, names
+from avs_jax.weights.spellings import State
 
 Path = tuple[str, ...]
 Variables = dict[str, Any]
@@ -147,6 +148,21 @@ def _listed(items: list[str], limit: int = 12) -> str:
   return ", ".join(items[:limit]) + more
 
 
+def _own_visual(
+  name: str, given: State, wanted: Collection[str], prefix: str, overrides: Mapping[str, Any]
+) -> State:
+  """`given` with the visual encoder's tensors, which lie under `prefix`, under their original names."""
+  from avs_jax import systems
+
+  visual = str(overrides.get("visual", systems.SYSTEMS[name].visual))
+  theirs = {key[len(prefix) :]: value for key, value in given.items() if key.startswith(prefix)}
+  own = "visual_encoder."
+  hoped = {key[len(own) :] for key in wanted if key.startswith(own)}
+  renamed = names.to_original(visual, theirs, hoped)
+  rest = {key: value for key, value in given.items() if not key.startswith(prefix)}
+  return {**rest, **{own + key: value for key, value in renamed.items()}}
+
+
 def from_torch(name: str, state: Mapping[str, np.ndarray], **overrides: Any) -> Variables:
   """Flax variables of the encoder or system `name` from a PyTorch state_dict.
 
@@ -171,9 +187,11 @@ def from_torch(name: str, state: Mapping[str, np.ndarray], **overrides: Any) -> 
     dialects.rewrite(key, rules.aliases): value
     for key, value in names.to_original(name, state, wanted).items()
   }
-  for prefix in rules.optional:
-    if not any(key.startswith(prefix) for key in given):
-      wanted = {key: places for key, places in wanted.items() if not key.startswith(prefix)}
+  if rules.visual:
+    given = _own_visual(name, given, wanted, rules.visual, overrides)
+  for part in rules.optional:
+    if not any(re.search(part, key) for key in given):
+      wanted = {key: places for key, places in wanted.items() if not re.search(part, key)}
   if rules.guide:  # it shapes the training; masks do not depend on it, see `guide_from_torch`
     given = {key: value for key, value in given.items() if not key.startswith(rules.guide)}
   heads = () if name in _system_names() else dialects.HEADS
