@@ -13,8 +13,8 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from avs_jax import frontier, metrics, report
 from avs_jax import mesh as meshes
-from avs_jax import metrics, report
 from avs_jax.errors import InputError
 from avs_jax.step import make_predict_step
 from avs_jax.types import Batch, Condition, Outputs
@@ -26,34 +26,55 @@ Predict = Callable[[Mapping[str, Any], Batch], Outputs]
 
 @dataclasses.dataclass
 class Seen:
-  """What was kept of a split under one sound: figures, and probabilities of the clips to be pictured."""
+  """What was kept of a split under one sound.
+
+  Attributes:
+    figures: of `metrics.summarise` or `summarise_classes`.
+    probabilities: of the clips to be pictured, clip index -> [T, H, W].
+    statistics: per-frame counts in data-set order, from which any threshold can be judged later; `frontier`
+      reads them.
+  """
 
   figures: dict[str, Any]
-  probabilities: dict[int, np.ndarray]  # clip index -> [T, H, W]
+  probabilities: dict[int, np.ndarray]
+  statistics: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 def make_count(mesh: Mesh) -> Callable[[Outputs, Batch], Any]:
-  """A jitted reduction of a batch's logits to counts, given to every process whole."""
+  """A reduction of a batch's outputs to (maps, counts, index, counted, similarity).
 
-  def count(outputs: Outputs, batch: Batch) -> Any:
-    logits = outputs.logits.reshape(-1, *outputs.logits.shape[2:])  # [B*T, H, W, K]
-    masks = batch.masks.reshape(-1, *batch.masks.shape[2:])  # [B*T, H, W]
-    if logits.shape[-1] == 1:
-      counts = metrics.frame_counts(logits[..., 0], (masks > 0).astype("int32"))
-    else:
-      counts = metrics.class_counts(logits, masks)
-    similarity = outputs.similarity
-    if similarity is not None:
-      similarity = jax.nn.sigmoid(similarity)
-    return counts, batch.index, batch.annotated & batch.present, similarity
+  Maps are what `--mode=score` reads from files: probabilities [B, T, H, W], or the likeliest classes. They are
+  finished before they are counted, by the program that counts masks from files, so that both agree to the
+  digit. Everything but the maps is given to every process whole.
+  """
+  whole = meshes.replicated(mesh)
 
-  return jax.jit(count, out_shardings=meshes.replicated(mesh))
+  def finish(outputs: Outputs) -> Any:
+    is_binary = outputs.logits.shape[-1] == 1
+    return activity(outputs.logits) if is_binary else jnp.argmax(outputs.logits, -1)
+
+  def count(maps: Any, masks: Any, num_classes: int) -> Any:
+    flat, masks = (x.reshape(-1, *x.shape[2:]) for x in (maps, masks))  # [B*T, H, W]
+    if num_classes == 1:
+      return metrics.probability_counts(flat, (masks > 0).astype("int32"))
+    return metrics.label_counts(flat, masks, num_classes)
+
+  finish_jit = jax.jit(finish)
+  count_jit = jax.jit(count, static_argnums=2, out_shardings=whole)
+  gather = jax.jit(lambda *rest: rest, out_shardings=whole)
+
+  def reduce(outputs: Outputs, batch: Batch) -> Any:
+    maps = finish_jit(outputs)
+    counts = count_jit(maps, batch.masks, outputs.logits.shape[-1])
+    return maps, counts, *gather(batch.index, batch.annotated & batch.present, outputs.similarity)
+
+  return reduce
 
 
 def activity(logits: jax.Array) -> jax.Array:
   """Probability that a pixel sounds: sigmoid for binary logits, 1 - P(background) for classes. [B, T, H, W]"""
   if logits.shape[-1] == 1:
-    return jax.nn.sigmoid(logits[..., 0])
+    return jax.nn.sigmoid(logits[..., 0].astype(jnp.float32))
   return 1 - jax.nn.softmax(logits, axis=-1)[..., 0]
 
 
@@ -75,45 +96,56 @@ def judge(
     keep: clip indices whose probability maps are returned.
     save: called for every clip with its index and [T, H, W] "probabilities", or "labels" of classes.
   """
-  tally, probabilities, agreement = metrics.Tally(), {}, []
+  tally, probabilities = metrics.Tally(), {}
+  agreement: dict[tuple[int, int], float] = {}
   kept = set(keep)
-  whole = jax.jit(activity, out_shardings=meshes.replicated(mesh))
-  chosen = jax.jit(lambda logits: jnp.argmax(logits, -1), out_shardings=meshes.replicated(mesh))
+  whole = jax.jit(lambda maps: maps, out_shardings=meshes.replicated(mesh))
+  shown = jax.jit(activity, out_shardings=meshes.replicated(mesh))
   for rows in tqdm(batches, desc=describe, unit="batch", leave=False, disable=None):
     batch = meshes.put_batch(mesh, Batch(**rows))
     outputs = predict(variables, batch)
-    counts, index, counted, similarity = jax.device_get(count(outputs, batch))
-    tally.add(counts, index, counted)
+    maps, *counted = count(outputs, batch)
+    counts, index, counts_for, similarity = jax.device_get(counted)
+    tally.add(counts, index, counts_for)
     if similarity is not None:
-      agreement.append(similarity[index >= 0].reshape(-1))
+      for (row, t), value in np.ndenumerate(similarity):
+        if index[row] >= 0:
+          agreement[int(index[row]), t] = float(value)
     if save is not None:
       kind = "probabilities" if outputs.logits.shape[-1] == 1 else "labels"
-      maps = np.asarray(whole(outputs.logits) if kind == "probabilities" else chosen(outputs.logits))
+      finished = np.asarray(whole(maps))
       for row, clip in enumerate(index.tolist()):
         if clip >= 0:
-          save(clip, maps[row], kind)
+          save(clip, finished[row], kind)
     if kept & set(index.tolist()):
-      maps = np.asarray(whole(outputs.logits))
-      probabilities.update({clip: maps[row] for row, clip in enumerate(index.tolist()) if clip in kept})
-  is_classes = tally.stacked()[2].__class__ is metrics.ClassCounts
+      pictures = np.asarray(shown(outputs.logits))
+      probabilities.update({clip: pictures[row] for row, clip in enumerate(index.tolist()) if clip in kept})
+  keys, counted, counts = tally.stacked()
+  is_classes = isinstance(counts, metrics.ClassCounts)
   figures = metrics.summarise_classes(tally) if is_classes else metrics.summarise(tally)
+  statistics = {"keys": keys, "counted": counted, **dict(vars(counts))}
   if agreement:
-    figures["similarity"] = float(np.concatenate(agreement).mean())
-  return Seen(figures, probabilities)
+    raw = np.array([agreement[clip, t] for clip, t in keys.tolist()])
+    statistics["similarity"] = raw
+    figures["similarity"] = float(np.mean(1 / (1 + np.exp(-raw))))
+  return Seen(figures, probabilities, statistics)
 
 
 def four_sounds(
   config: Any, model: Any, variables: Mapping[str, Any], source: Any, mesh: Mesh, workdir: str
 ) -> dict[str, Seen]:
-  """The split under each sound of `config.eval.conditions`, with manifest and, if asked, saved masks."""
-  from data_pipelines import feed
+  """The split under each sound of `config.eval.conditions` and `config.eval.unseen`.
+
+  Writes the manifest, the per-frame statistics and, if asked, the masks.
+  """
+  from data_pipelines import loader, sounds
 
   predict, count = make_predict_step(model, mesh), make_count(mesh)
   variables = jax.device_put(variables, meshes.replicated(mesh))
   pictured = range(min(config.eval.pictures, len(source)))
+  source = loader.keep(source, config.data.cache_mb)  # frames are read once for all sounds
   seen = {}
-  for name in config.eval.conditions:
-    condition = condition_of(name)
+  for name in sounds.names(config):
     save = None
     if config.eval.save_masks and jax.process_index() == 0:
       save = functools.partial(save_masks, os.path.join(workdir, "masks"), name, source)
@@ -121,14 +153,15 @@ def four_sounds(
       predict,
       count,
       variables,
-      feed.evaluation(config, source, condition),
+      sounds.batches(config, source, name),
       mesh,
-      keep=pictured,
+      keep=pictured if name in config.eval.conditions else (),
       save=save,
       describe=f"{config.eval.split} under {name}",
     )
   if jax.process_index() == 0:
-    feed.write_manifest(config, source, os.path.join(workdir, "manifest.csv"))
+    sounds.write_manifest(config, source, os.path.join(workdir, "manifest.csv"))
+    frontier.save(os.path.join(workdir, "statistics.npz"), {name: s.statistics for name, s in seen.items()})
   return seen
 
 
@@ -165,13 +198,14 @@ def evaluate(config: Any, workdir: str) -> dict[str, Any]:
     InputError: no checkpoint, or a broken clip (evaluation never skips one silently).
   """
   from avs_jax.model import build_model
-  from data_pipelines import sources
+  from data_pipelines import sounds, sources
 
   model = build_model(config)
   variables = weights_to_judge(config, model, workdir)
   source = sources.build(config, config.eval.split, limit=config.eval.test_clips)
   mesh = meshes.make_mesh(config.eval.batch)
-  log.info("evaluating %d clips of %s under %s", len(source), source.title, ", ".join(config.eval.conditions))
+  under = ", ".join(sounds.names(config))
+  log.info("evaluating %d clips of %s under %s", len(source), source.title, under)
   seen = four_sounds(config, model, variables, source, mesh, workdir)
   results = {name: each.figures for name, each in seen.items()}
   if jax.process_index() == 0:
@@ -231,7 +265,8 @@ def draw(config: Any, source: Any, seen: Mapping[str, Seen], workdir: str) -> No
   os.makedirs(folder, exist_ok=True)
   for index in range(min(config.eval.pictures, len(source))):
     clip = source.clip(index)
-    maps = {condition_of(name): each.probabilities[index] for name, each in seen.items()}
+    shown = {name: seen[name].probabilities[index] for name in config.eval.conditions}
+    maps = {condition_of(name): each for name, each in shown.items()}
     title = f"{clip.id}, {source.title}, {config.eval.split}"
     path = os.path.join(folder, f"four_sounds_{index}")
     visualize.four_sounds(
@@ -241,5 +276,5 @@ def draw(config: Any, source: Any, seen: Mapping[str, Seen], workdir: str) -> No
       maps,
       caption=f"{config.title or config.model.system}: {title}",
     )
-    active = {name: each.probabilities[index] > 0.5 for name, each in seen.items()}
+    active = {name: each > 0.5 for name, each in shown.items()}
     np.savez_compressed(f"{path}.npz", frames=clip.frames, truth=clip.masks > 0, title=title, **active)

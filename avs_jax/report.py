@@ -16,7 +16,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from avs_jax import metrics
+from avs_jax import metrics, tables
 from avs_jax.errors import InputError
 
 NEGATIVES = ("silence", "noise", "offscreen")
@@ -149,7 +149,7 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[lis
   rows = []
 
   def add(name: str, figures: Mapping[str, Any], count: str = "") -> None:
-    rows.append([name, *(_number(figures.get(column)) for column in columns), count])
+    rows.append([name, *(tables.number(figures.get(column)) for column in columns), count])
 
   known = [name for name in ROW_NAMES if name in sounds]
   for name in known:
@@ -176,15 +176,12 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[lis
   return ["sound", *columns, "frames / clips"], rows
 
 
-def _number(value: Any) -> str:
-  return "–" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
 def _global_line(results: Mapping[str, Mapping[str, Any]]) -> str:
   scores = results["global"]
   if scores["g_iou"] is None:
     return "Global scores need the clips' own sound, silence, noise and off-screen sound."
-  line = f"G-mIoU {_number(scores['g_iou'])}, G-F {_number(scores['g_f'])}, G-FPR {_number(scores['g_fpr'])}"
+  names = {"G-mIoU": "g_iou", "G-F": "g_f", "G-FPR": "g_fpr"}
+  line = ", ".join(f"{name} {tables.number(scores[figure])}" for name, figure in names.items())
   family = "iou_frame, f_max_batch20" if "g_f_at_half" in scores else "iou_class_frame, f_class_frame"
   return f"{line} (of {family})"
 
@@ -214,7 +211,7 @@ def markdown(results: Mapping[str, Mapping[str, Any]], record: Mapping[str, Any]
   lines = [f"# {record.get('title') or 'Scoreboard'}: {record.get('data_set', 'data set not named')}", ""]
   if _warning(record):
     lines += [f"**{_warning(record)}**", ""]
-  lines += _markdown_table(header, rows)
+  lines += tables.markdown(header, rows)
   lines += ["", _global_line(results), ""]
   lines += [
     "Under silence, noise and off-screen sound the columns before `fpr` are taken against the object's"
@@ -233,32 +230,11 @@ def markdown(results: Mapping[str, Mapping[str, Any]], record: Mapping[str, Any]
   return "\n".join(lines) + "\n"
 
 
-def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-  lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
-  return lines + ["| " + " | ".join(row) + " |" for row in rows]
-
-
-def _escape(text: str) -> str:
-  for plain, escaped in (("\\", r"\textbackslash "), ("–", "--"), *((c, "\\" + c) for c in "_%&#${}")):
-    text = text.replace(plain, escaped)
-  return text
-
-
-def _latex_table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
-  lines = ["% needs \\usepackage{booktabs}", "\\begin{table}", "\\centering", "\\small"]
-  lines += [f"\\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}", "\\toprule"]
-  lines += [" & ".join(_escape(cell) for cell in header) + " \\\\", "\\midrule"]
-  lines += [" & ".join(_escape(cell) for cell in row) + " \\\\" for row in rows]
-  return "\n".join(
-    [*lines, "\\bottomrule", "\\end{tabular}", f"\\caption{{{_escape(caption)}}}", "\\end{table}", ""]
-  )
-
-
 def latex(results: Mapping[str, Mapping[str, Any]], record: Mapping[str, Any]) -> str:
   """The scoreboard as a LaTeX table (booktabs); a stand-in's name is in the caption."""
   facts = "; ".join(f"{label} {value}" for label, value in _facts(record) if label != "versions")
   caption = " ".join(part for part in (_warning(record), _global_line(results) + ".", facts + ".") if part)
-  return _latex_table(*table(results), caption)
+  return tables.latex(*table(results), caption)
 
 
 def print_table(results: Mapping[str, Mapping[str, Any]], record: Mapping[str, Any] | None = None) -> None:
@@ -275,14 +251,6 @@ def print_table(results: Mapping[str, Mapping[str, Any]], record: Mapping[str, A
       )
     )
   print(_global_line(results), flush=True)
-
-
-def _save(path: str, text: str) -> str:
-  """Writes a whole file or none."""
-  with open(path + ".part", "w", encoding="utf-8") as file:
-    file.write(text)
-  os.replace(path + ".part", path)
-  return path
 
 
 def _finite(value: Any) -> Any:
@@ -319,7 +287,7 @@ def write(
   }
   if show:
     print_table(results, record)
-  return {kind: _save(os.path.join(folder, f"scoreboard.{kind}"), text) for kind, text in texts.items()}
+  return {kind: tables.save(os.path.join(folder, f"scoreboard.{kind}"), text) for kind, text in texts.items()}
 
 
 def read(folder: str) -> dict[str, Any] | None:
@@ -334,55 +302,66 @@ def read(folder: str) -> dict[str, Any] | None:
     raise InputError(f"{path} is not whole ({error}); delete it and evaluate again.") from None
 
 
-def compare(
-  folder: str, scoreboards: Mapping[str, Mapping[str, Any]], *, show: bool = True
-) -> dict[str, str]:
+def compare(folder: str, scoreboards: Mapping[str, Any], *, show: bool = True) -> dict[str, str]:
   """One row per run: own sound, active area under each negative sound, and the global scores.
 
   Args:
-    scoreboards: {name of the row: what `read` gives}. All must be measured on one data set.
+    scoreboards: {name of the row: what `read` gives, or a list of such, one a seed}. Of several, mean and
+      standard deviation are shown. All must be measured on one data set.
 
   Returns: {"md", "tex", "json": path} of comparison.* in `folder`.
   """
-  if not scoreboards:
+  boards = {name: [each] if isinstance(each, Mapping) else list(each) for name, each in scoreboards.items()}
+  every = [board for some in boards.values() for board in some]
+  if not every or not all(boards.values()):
     raise InputError("there is no scoreboard to compare; evaluate at least one run first.")
-  records = {name: board.get("record", {}) for name, board in scoreboards.items()}
   measured = {
-    name: (record.get("data_set"), record.get("split"), record.get("clips"))
-    for name, record in records.items()
+    tuple(board.get("record", {}).get(key) for key in ("data_set", "split", "clips")): name
+    for name, some in boards.items()
+    for board in some
   }
-  if len(set(measured.values())) > 1:
+  if len(measured) > 1:
     listed = "; ".join(
-      f"{name}: {data} {split}, {clips} clips" for name, (data, split, clips) in measured.items()
+      f"{name}: {data} {split}, {clips} clips" for (data, split, clips), name in measured.items()
     )
     raise InputError(f"these scoreboards are of different data and cannot share a table ({listed}).")
-  is_binary = "iou_frame" in next(iter(scoreboards.values())).get("positive", {"iou_frame": 0})
+  is_binary = "iou_frame" in every[0].get("positive", {"iou_frame": 0})
   own = ("iou_frame", "f_max_batch20", "f_at_half") if is_binary else ("iou_class_frame", "f_class_frame")
   header = ["run", *(f"own {name}" for name in own), *(f"fpr {ROW_NAMES[name]}" for name in NEGATIVES)]
   globals_ = ("g_iou", "g_f", "g_fpr", "g_f_at_half") if is_binary else ("g_iou", "g_f", "g_fpr")
   header += [*globals_, "seed", "weights"]
+  columns = [
+    *(("positive", figure) for figure in own),
+    *((sound, "fpr") for sound in NEGATIVES),
+    *(("global", figure) for figure in globals_),
+  ]
   rows = []
-  for name, board in scoreboards.items():
-    scores = with_global(board)["global"]
+  for name, some in boards.items():
+    records = [board.get("record", {}) for board in some]
     rows.append([
       name.replace("_", " "),
-      *(_number(board.get("positive", {}).get(figure)) for figure in own),
-      *(_number(board.get(sound, {}).get("fpr")) for sound in NEGATIVES),
-      *(_number(scores[figure]) for figure in globals_),
-      str(records[name].get("seed", "–")),
-      str(records[name].get("weights_digest", "–"))[:12],
+      *(tables.spread(over_seeds(some, *column)) for column in columns),
+      ", ".join(str(record.get("seed", "–")) for record in records),
+      ", ".join(str(record.get("weights_digest", "–"))[:12] for record in records),
     ])  # fmt: skip
-  record = next(iter(records.values()))
+  record = every[0].get("record", {})
   note = "Own sound: higher is better; fpr and g_fpr: lower is better; the other g: higher is better."
+  if len(every) > len(boards):
+    note += " Mean ± standard deviation (n - 1) over the seeds."
   lines = [f"# Comparison on {record.get('data_set', 'a data set not named')}", ""]
   lines += [f"**{_warning(record)}**", ""] if _warning(record) else []
-  text = "\n".join([*lines, *_markdown_table(header, rows), "", note]) + "\n"
+  text = "\n".join([*lines, *tables.markdown(header, rows), "", note]) + "\n"
   if show:
     print(text, flush=True)
   os.makedirs(folder, exist_ok=True)
   texts = {
     "md": text,
-    "tex": _latex_table(header, rows, f"{_warning(record) or record.get('data_set', '')} {note}"),
+    "tex": tables.latex(header, rows, f"{_warning(record) or record.get('data_set', '')} {note}"),
     "json": json.dumps(_finite(scoreboards), indent=1, default=str) + "\n",
   }
-  return {kind: _save(os.path.join(folder, f"comparison.{kind}"), text) for kind, text in texts.items()}
+  return {kind: tables.save(os.path.join(folder, f"comparison.{kind}"), text) for kind, text in texts.items()}
+
+
+def over_seeds(scoreboards: Sequence[Mapping[str, Any]], sound: str, figure: str) -> list[float | None]:
+  """One figure of each scoreboard; `sound` may be "global", for the G figures."""
+  return [with_global(board).get(sound, {}).get(figure) for board in scoreboards]

@@ -1,10 +1,10 @@
 """Scores predicted masks from any program: a folder in, the scoreboard out, no model needed.
 
 predictions/
-  positive/            the clips' own sound     (also: own, original, clean)
+  positive/            the clips' own sound     (also: own, original, clean, audio_wav)
   silence/             digital silence          (also: silent, mute)
-  noise/               noise                    (also: white_noise, random_noise)
-  offscreen/           another clip's sound     (also: off-screen, ood, mismatched)
+  noise/               noise                    (also: white_noise, random_noise, audio_wav_noise)
+  offscreen/           another clip's sound     (also: off-screen, ood, misaligned, audio_wav_misaligned)
   unseen_<name>/       any further sound, a row of its own
     <clip id>.npz      one of `masks`, `probabilities`, `logits` [T, H, W]; with K classes also
                        `labels` [T, H, W], and `logits` are [T, H, W, K]
@@ -27,10 +27,13 @@ from avs_jax import metrics, report
 from avs_jax.errors import InputError
 
 _ALIASES = {
-  "positive": ("positive", "positives", "pos", "own", "ownsound", "original", "clean"),
-  "silence": ("silence", "silent", "mute", "muted"),
-  "noise": ("noise", "whitenoise", "randomnoise", "gaussiannoise"),
-  "offscreen": ("offscreen", "offscreensound", "offscreensounds", "ood", "mismatched", "misaligned"),
+  "positive": ("positive", "positives", "pos", "own", "ownsound", "original", "clean", "audiowav"),
+  "silence": ("silence", "silent", "mute", "muted", "audiowavsilence", "audiowavsilent"),
+  "noise": ("noise", "whitenoise", "randomnoise", "gaussiannoise", "audiowavnoise"),
+  "offscreen": (
+    *("offscreen", "offscreensound", "offscreensounds", "ood", "mismatched", "misaligned"),
+    "audiowavmisaligned",
+  ),
 }
 _KINDS = ("masks", "probabilities", "logits", "labels")
 

@@ -1,4 +1,4 @@
-"""Pictures: the same frames under four sounds, and training curves."""
+"""Pictures: the same frames under four sounds, similarities, frontiers, and training curves."""
 
 import os
 import textwrap
@@ -86,9 +86,7 @@ def four_sounds(
         axis.set_title(f"second {t + 1}", fontsize=8)
   figure.suptitle(textwrap.fill(caption, 18 * (seconds + 1)), fontsize=9)
   figure.supxlabel(columns or "green: correct   orange: false alarm   yellow line: missed", fontsize=8)
-  os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-  figure.savefig(path, dpi=90)
-  return path
+  return _save(figure, path)
 
 
 def compared(path: str, folders: Mapping[str, str], *, clips: int = 4, caption: str = "") -> str | None:
@@ -100,7 +98,6 @@ def compared(path: str, folders: Mapping[str, str], *, clips: int = 4, caption: 
 
   Returns: `path`; None where a run has no such files.
   """
-  from matplotlib.figure import Figure
 
   rows = []
   for index in range(clips):
@@ -110,29 +107,124 @@ def compared(path: str, folders: Mapping[str, str], *, clips: int = 4, caption: 
     rows.append({name: dict(np.load(file)) for name, file in files.items()})
   if not rows:
     return None
-  sounds = [c for c in NAMES if c.name.lower() in next(iter(rows[0].values()))]
-  width = 1 + len(folders) * len(sounds)
-  figure = Figure(figsize=(1.25 * width, 1.25 * len(rows) + 0.9), layout="constrained")
-  axes = figure.subplots(len(rows), width, squeeze=False)
-  for r, row in enumerate(rows):
+  shown = []
+  for row in rows:
     first = next(iter(row.values()))
     t = len(first["frames"]) // 2
-    frame, truth = first["frames"][t], first["truth"][t]
+    sounds = [c.name.lower() for c in NAMES if c.name.lower() in first]
+    masks = {name: {sound: saved[sound][t] for sound in sounds} for name, saved in row.items()}
+    shown.append((first["frames"][t], first["truth"][t], masks))
+  return side_by_side(path, shown, caption=caption)
+
+
+def side_by_side(
+  path: str,
+  rows: Sequence[tuple[np.ndarray, np.ndarray, Mapping[str, Mapping[str, np.ndarray]]]],
+  *,
+  caption: str = "",
+) -> str:
+  """The Robust paper's figures 3 and 5: a row a frame, and for each run its masks under each sound.
+
+  Args:
+    rows: (frame uint8 [H, W, 3], truth bool [H, W], {run: {sound: bool [H, W]}}); the same runs in each.
+
+  Returns: `path`.
+  """
+  from matplotlib.figure import Figure
+
+  names = {c.name.lower(): label.replace("off-screen sound", "off-screen") for c, label in NAMES.items()}
+  runs = rows[0][2]
+  sounds = [sound for sound in names if sound in next(iter(runs.values()))]
+  width = 1 + len(runs) * len(sounds)
+  figure = Figure(figsize=(1.25 * width, 1.25 * len(rows) + 0.9), layout="constrained")
+  axes = figure.subplots(len(rows), width, squeeze=False)
+  for r, (frame, truth, masks) in enumerate(rows):
     axes[r][0].imshow(overlay(frame, truth, truth), interpolation="nearest")
-    for v, (name, saved) in enumerate(row.items()):
-      for k, condition in enumerate(sounds):
+    for v, (name, each) in enumerate(masks.items()):
+      for k, sound in enumerate(sounds):
         axis = axes[r][1 + v * len(sounds) + k]
-        right = truth if condition == Condition.POSITIVE else np.zeros_like(truth)
-        axis.imshow(overlay(frame, saved[condition.name.lower()][t], right), interpolation="nearest")
+        right = truth if sound == "positive" else np.zeros_like(truth)
+        axis.imshow(overlay(frame, each[sound], right), interpolation="nearest")
         if r == 0:
-          title = NAMES[condition].replace("off-screen sound", "off-screen")
-          axis.set_title(f"{name}\n{title}" if k == 0 else f"\n{title}", fontsize=8)
+          axis.set_title(f"{name}\n{names[sound]}" if k == 0 else f"\n{names[sound]}", fontsize=8)
   axes[0][0].set_title("\ntruth", fontsize=8)
   for axis in axes.flat:
     axis.set_xticks([])
     axis.set_yticks([])
   figure.suptitle(caption, fontsize=9)
   figure.supxlabel("green: correct   orange: false alarm   yellow line: missed", fontsize=8)
+  return _save(figure, path)
+
+
+def similarities(path: str, panels: Mapping[str, Mapping[str, Any]], *, caption: str) -> str:
+  """The Robust paper's figure 4: how similar the guide finds pictures and sounds, a panel each.
+
+  Args:
+    panels: {title: what `frontier.similarities` gives}; positive is one curve, the three negatives another.
+
+  Returns: `path`.
+  """
+  from matplotlib.figure import Figure
+
+  figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
+  axes = figure.subplots(1, len(panels), squeeze=False)[0]
+  colours = {"positive": HIT, "silence": (0, 114, 178), "noise": (204, 121, 167), "offscreen": FALSE_ALARM}
+  labels = {c.name.lower(): label for c, label in NAMES.items()}
+  for axis, (title, found) in zip(axes, panels.items(), strict=True):
+    for sound, each in found["sounds"].items():
+      if sound not in labels:
+        continue
+      counts = np.array(each["counts"], float)
+      edges = np.linspace(found["low"], found["high"], len(counts) + 1)
+      axis.stairs(
+        counts / max(counts.sum(), 1),
+        edges,
+        fill=True,
+        alpha=0.45,
+        color=np.array(colours[sound]) / 255,
+        label=f"{labels[sound]}, mean {each['mean']:.2f}",
+      )
+    axis.set_title(title, fontsize=9)
+    axis.set_xlabel(f"similarity ({found['scale']})", fontsize=8)
+    axis.set_ylabel("share of seconds", fontsize=8)
+    axis.legend(fontsize=7)
+  figure.suptitle(textwrap.fill(caption, 45 * len(panels)), fontsize=8)
+  return _save(figure, path)
+
+
+def frontiers(
+  path: str, recipes: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], *, caption: str
+) -> str:
+  """Positive IoU against G-FPR: a curve a recipe and sweep, a dot where the scoreboard stands.
+
+  Args:
+    recipes: {name: {"operating", "mask", "gate", "best": (g_fpr, positive iou_frame) points}}.
+
+  Returns: `path`.
+  """
+  from matplotlib.figure import Figure
+
+  figure = Figure(figsize=(9, 3.9), layout="constrained")
+  axes = figure.subplots(1, 2, sharey=True)
+  for axis, which, title in (
+    (axes[0], "mask", "mask threshold alone"),
+    (axes[1], "best", "mask threshold and similarity gate, best of both"),
+  ):
+    for number, (name, each) in enumerate(recipes.items()):
+      colour = f"C{number % 10}"
+      points = np.array(sorted(each[which])) if each[which] else np.zeros((0, 2))
+      axis.plot(points[:, 0], points[:, 1], color=colour, linewidth=1.2, label=name)
+      dots = np.array(each["operating"])
+      axis.plot(dots[:, 0], dots[:, 1], "o", color=colour, markersize=5)
+    axis.set_title(title, fontsize=9)
+    axis.set_xlabel("g_fpr (left is better)", fontsize=8)
+  axes[0].set_ylabel("positive iou_frame", fontsize=8)
+  axes[1].legend(fontsize=7)
+  figure.suptitle(f"{caption}; dots: p > 0.5, no gate", fontsize=8)
+  return _save(figure, path)
+
+
+def _save(figure: Any, path: str) -> str:
   os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
   figure.savefig(path, dpi=90)
   return path
@@ -157,5 +249,4 @@ def curves(path: str, rows: Sequence[Mapping[str, Any]], *, caption: str) -> str
     if axis.lines:
       axis.legend(fontsize=8)
   figure.suptitle(caption, fontsize=9)
-  figure.savefig(path, dpi=90)
-  return path
+  return _save(figure, path)

@@ -113,6 +113,19 @@ class AVSBench:
   def objects(self, index: int) -> frozenset[str]:
     return self.entries[index].objects
 
+  def published_negative(self, index: int, folder: str) -> str:
+    """Path of a clip's sound in a folder beside `audio_wav`, as the Robust paper's authors publish negatives.
+
+    Raises:
+      InputError: the subset keeps its sounds elsewhere (AVSS).
+    """
+    head, found, tail = self.entries[index].wav.rpartition("/audio_wav/")
+    if not found:
+      raise InputError(
+        f"{self.title} has no folder audio_wav, so no {folder} beside it; use drawn negatives."
+      )
+    return f"{head}/{folder}/{tail}"
+
   def _complete(self, found: list[files.Entry], audio: str, allow: bool) -> tuple[str, list[files.Entry]]:
     """The kind of sound to read, and the clips that have all their files."""
     if audio == "log_mel" and self.subset == "AVSS":

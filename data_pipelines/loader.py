@@ -10,7 +10,7 @@ the split; evaluation refuses it.
 
 import hashlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import grain
@@ -90,12 +90,13 @@ class EvaluationBatch:
   def __call__(self, k: int) -> Example:
     source, negatives = self.composer.source, self.composer.negatives
     rows = []
+    given = self.sound if callable(self.sound) else lambda index: self.sound
     for number in range(k * self.batch + self.offset, k * self.batch + self.offset + self.rows):
       index = min(number, len(source) - 1)
       pair = Pair(self.condition)
       if negatives is not None and self.sound is None:
         pair = negatives.pair(self.condition, EVALUATION, index, source)
-      row = self.composer(source.clip(index), index, pair, EVALUATION, self.sound)
+      row = self.composer(source.clip(index), index, pair, EVALUATION, given(index))
       rows.append(row if number < len(source) else blank(row))
     return stack(rows)
 
@@ -164,7 +165,7 @@ def eval_batches(
   cache: bool | float = False,
   size: int | tuple[int, int] | None = None,
   waveform: bool = False,
-  sound: np.ndarray | None = None,
+  sound: np.ndarray | Callable[[int], np.ndarray] | None = None,
 ) -> grain.MapDataset:
   """All clips in order under one sound, each exactly once; masks stay the object's own.
 
@@ -173,7 +174,8 @@ def eval_batches(
   Args:
     condition: a `Condition` by value.
     negatives: how negative sounds are made; None uses the defaults. Pairs are those of epoch -1.
-    sound: mono at 16 kHz, given to every clip in place of what `condition` would give (an unseen sound).
+    sound: mono at 16 kHz, given to every clip in place of what `condition` would give (an unseen sound); or
+      what finds the sound for a clip's index (published negatives).
 
   Raises: InputError, when iterated, for a clip or donor that cannot be read.
   """

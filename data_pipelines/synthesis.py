@@ -1,8 +1,9 @@
 """Made sounds for the drawn objects: one way of sounding per category, varied from instance to instance.
 
-All waveforms are mono float32 at 16 kHz, near unit mean square while they sound; `synthesize` is the only
-entry. Harmonic sounds read one stored period by phase (a wavetable), which is 20 times quicker than
-summing sines. No sound pauses for longer than 0.4 s, so every second of it can be heard.
+All waveforms are mono float32 at 16 kHz, near unit mean square while they sound. `synthesize` makes them, and
+`synthesize_unseen` four sounds that no clip holds. Harmonic sounds read one stored period by phase (a
+wavetable), which is 20 times quicker than summing sines. No sound of `synthesize` pauses for longer than 0.4 s,
+so every second of it can be heard.
 """
 
 import numpy as np
@@ -168,3 +169,60 @@ VOICES = {
   "car": _car,
   "siren": _siren,
 }
+
+
+def synthesize_unseen(name: str, seconds: int, rms: float = 0.11) -> np.ndarray:
+  """One of four sounds that no generated clip holds: made imitations of the four the Robust paper reports.
+
+  Args:
+    name: a key of `UNSEEN`.
+    rms: root mean square; the default is the level of the clips' own sounds.
+
+  Returns:
+    float32 [seconds * 16000]; the same at every call.
+  """
+  rng = np.random.default_rng([9, list(UNSEEN).index(name)])
+  sound = UNSEEN[name](rng, seconds * SAMPLE_RATE_HZ)
+  sound = sound * (rms / np.sqrt(np.mean(np.square(sound)) + 1e-12))
+  return np.clip(sound, -1, 1).astype(np.float32)
+
+
+def _tuning_fork(rng, n):
+  """A pure tone of 440 Hz with a faint clang, struck every two seconds and ringing on."""
+  time = np.arange(n) / SAMPLE_RATE_HZ
+  since = time % 2.0
+  clang = np.sin(2 * np.pi * 440 * 6.27 * time) * np.exp(-12 * since)
+  return (np.sin(2 * np.pi * 440 * time) + 0.2 * clang) * np.exp(-0.7 * since) * (1 - np.exp(-400 * since))
+
+
+def _rooster(rng, n):
+  """Crowing: a harsh harmonic voice that leaps up in four syllables and falls, again every 1.6 s."""
+  place, _ = _cycle(rng, n, 1 / 1.6)
+  f_hz = np.interp(place, [0, 0.12, 0.2, 0.3, 0.42, 0.8, 1.0], [520, 640, 560, 900, 1050, 880, 480])
+  level = np.interp(place, [0, 0.03, 0.1, 0.13, 0.17, 0.21, 0.26, 0.9, 1.0], [0, 1, 1, 0.2, 1, 1, 0.4, 1, 0])
+  rough = 1 + 0.35 * np.sin(2 * np.pi * 70 * np.arange(n) / SAMPLE_RATE_HZ)
+  return _play(_table([0.5, 1, 0.9, 0.6, 0.35, 0.2]), _turns(f_hz)) * level * rough
+
+
+def _sheep(rng, n):
+  """Bleating: a nasal voice near 280 Hz that trembles eight times a second."""
+  place, _ = _cycle(rng, n, 0.8)
+  time = np.arange(n) / SAMPLE_RATE_HZ
+  tremble = np.sin(2 * np.pi * 8 * time)
+  table = _formants(280, [(900, 200, 1), (1500, 250, 0.7), (2800, 400, 0.3)])
+  return (
+    _play(table, _turns(280 * (1 + 0.05 * tremble))) * (0.6 + 0.4 * tremble) * (0.1 + np.sin(np.pi * place))
+  )
+
+
+def _thunder(rng, n):
+  """Claps of low noise that roll on for seconds."""
+  time = np.arange(n) / SAMPLE_RATE_HZ
+  level = np.full(n, 0.05)
+  for start, force in ((0.1, 1.0), (0.7, 0.5), (2.3, 0.8), (3.4, 0.6)):
+    since = np.maximum(time - start, 0)
+    level += force * (time >= start) * (1 - np.exp(-60 * since)) * np.exp(-1.6 * since)
+  return level * (_coloured(rng, n, 20, 900, 0.9) + 0.15 * _coloured(rng, n, 900, 5000, 0.5))
+
+
+UNSEEN = {"tuning_fork": _tuning_fork, "rooster": _rooster, "sheep": _sheep, "thunder": _thunder}

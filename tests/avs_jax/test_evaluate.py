@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from avs_jax import evaluate as evaluation
+from avs_jax import frontier
 from avs_jax import mesh as meshes
 from avs_jax.checkpoint import load_variables
 from avs_jax.errors import InputError
@@ -68,11 +69,17 @@ def test_only_so_many_clips_are_judged_and_masks_saved_on_request(finished, devi
   config = finished[0].copy_and_resolve_references()
   config.eval.test_clips, config.eval.pictures = 2, 0
   config.eval.conditions, config.eval.save_masks = ("positive", "silence"), True
+  config.eval.unseen = ("thunder",)
   results = evaluation.evaluate(config, str(copy))
   assert results["positive"]["clips"] == 2
-  assert {path.name for path in (copy / "masks").iterdir()} == {"positive", "silence"}
+  assert {path.name for path in (copy / "masks").iterdir()} == {"positive", "silence", "unseen_thunder"}
   scored = evaluation.score_folder(config, str(copy / "masks"), str(copy / "scored"))
-  assert scored["positive"]["iou_frame"] == pytest.approx(results["positive"]["iou_frame"], abs=1e-6)
+  assert scored == results  # to the digit, in every figure
+  kept = frontier.read(str(copy / "statistics.npz"))
+  assert set(kept) == set(scored) - {"global"}
+  iou, active = frontier.masks_at(kept["unseen_thunder"], None)
+  assert np.mean(iou) == pytest.approx(results["unseen_thunder"]["iou_frame"], abs=1e-12)
+  assert np.mean(active) == pytest.approx(results["unseen_thunder"]["fpr"], abs=1e-12)
 
 
 def test_a_record_says_what_the_figures_were_measured_with(finished):

@@ -1,0 +1,167 @@
+"""The sounds a split is judged under: its own, negatives drawn here or published as files, and unseen ones.
+
+A sound is named as its row of the scoreboard: positive, silence, noise, offscreen, or unseen_<name>. An unseen
+sound is one recording given to every clip, of something that no training clip holds:
+
+  generated clips   tuning_fork, rooster, sheep, thunder: made here, imitating the Robust paper's four
+  real media        the classes that training leaves out (sheep, owl, piano, phone ...), and hits, thunder, door
+  any data          a .wav file, by its path, e.g. the published fork_segment.wav
+
+`eval.negative_audio="published"` takes noise and off-screen sounds from the folders that the Robust paper's
+authors publish beside `audio_wav`, in its own layout: `audio_wav_noise` and `audio_wav_misaligned`.
+"""
+
+import functools
+import logging
+import os
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from avs_jax.errors import InputError
+from data_pipelines import feed, loader, negatives
+from data_pipelines.audio import read_wav
+from data_pipelines.clips import SAMPLE_RATE_HZ, Source
+from data_pipelines.synthesis import UNSEEN, synthesize_unseen
+
+FOLDERS = {"noise": "audio_wav_noise", "offscreen": "audio_wav_misaligned"}
+PREFIX = "unseen_"
+# Recordings of no class that no training uses, by a part of their name in the media bank.
+NO_CLASS = {"hits": "LRHits", "thunder": "lightningbolt", "door": "LRDoor"}
+
+log = logging.getLogger(__name__)
+
+
+def names(config: Any) -> tuple[str, ...]:
+  """The sounds that a config asks for, in the scoreboard's order.
+
+  Raises:
+    InputError: two unseen sounds of one name.
+  """
+  unseen = [row_name(name) for name in config.eval.unseen]
+  twice = sorted({name for name in unseen if unseen.count(name) > 1})
+  if twice:
+    raise InputError(f"eval.unseen: {twice[0].removeprefix(PREFIX)} is there twice; rename one of the files.")
+  return (*config.eval.conditions, *unseen)
+
+
+def row_name(name: str) -> str:
+  """The scoreboard's name of an unseen sound: a file counts under its name without folder and ending."""
+  return PREFIX + os.path.splitext(os.path.basename(name))[0]
+
+
+def unseen_sound(config: Any, name: str) -> np.ndarray:
+  """float32 [S]: the recording named in `eval.unseen`, mono at 16 kHz, as long as a clip.
+
+  Raises:
+    InputError: there is no such sound for this data.
+  """
+  seconds = config.data.seconds
+  if name.endswith(".wav"):
+    if not os.path.isfile(name):
+      raise InputError(f"eval.unseen: {name} is not there; give the path of a .wav file.")
+    wave = read_wav(name)[: seconds * SAMPLE_RATE_HZ]
+    return np.pad(wave, (0, seconds * SAMPLE_RATE_HZ - len(wave)))
+  if not config.data.root and config.data.stand_in == "real_media":
+    return _recorded(name, seconds, config.data.media_cache)
+  if name not in UNSEEN:
+    raise InputError(
+      f"eval.unseen: {name!r} is no sound here; choose from {', '.join(UNSEEN)}, or give a .wav file."
+    )
+  return synthesize_unseen(name, seconds)
+
+
+def _recorded(name: str, seconds: int, cache: str) -> np.ndarray:
+  """A recording of the media bank of what no training clip of the real-media stand-in holds."""
+  from data_pipelines import compose, media_packages
+  from data_pipelines.media_bank import load_bank
+  from data_pipelines.real_media import DEFAULT_CLASSES
+
+  bank = load_bank(media_packages.cache_folder(cache or None))
+  if name in NO_CLASS:
+    found = [item for item in bank.select("noise", "test") if NO_CLASS[name] in item.name]
+  elif name in DEFAULT_CLASSES:
+    raise InputError(f"eval.unseen: {name!r} is heard in training; name a class that is not.")
+  else:
+    found = [item for split in ("unseen", "train") for item in bank.select("sound", split, name)]
+  if not found:
+    others = [each for each in bank.broad if each not in DEFAULT_CLASSES]
+    raise InputError(
+      f"eval.unseen: {name!r} is no sound here; choose from {', '.join([*others, *NO_CLASS])}, or a .wav file."
+    )
+  rng = np.random.default_rng(zlib.crc32(name.encode()))
+  return compose.compose_sound(rng, [found[0].array], np.ones((seconds, 1), bool))
+
+
+def published(config: Any, source: Source, name: str) -> Callable[[int], np.ndarray] | None:
+  """What reads the published negative of a clip; None where `name` is drawn or made here.
+
+  Raises:
+    InputError: `eval.negative_audio` is unknown, the data have no such folder, or it lacks clips.
+  """
+  choice = config.eval.negative_audio
+  if choice not in ("drawn", "published"):
+    raise InputError(f"eval.negative_audio={choice!r} is unknown; choose drawn or published.")
+  if choice == "drawn" or name not in FOLDERS:
+    return None
+  reader = negatives.whole(source)
+  if not hasattr(reader, "published_negative"):
+    raise InputError(
+      f"eval.negative_audio=published needs data.root in the published layout, and the data are {source.title};"
+      " set eval.negative_audio=drawn."
+    )
+  paths = [reader.published_negative(index, FOLDERS[name]) for index in range(len(source))]
+  missing = [path for path in paths if not os.path.isfile(path)]
+  if missing:
+    raise InputError(
+      f"eval.negative_audio=published: {len(missing)} of {len(paths)} files are missing, first {missing[0]};"
+      " complete the folder or set eval.negative_audio=drawn."
+    )
+  return functools.partial(_read, tuple(paths))
+
+
+def _read(paths: tuple[str, ...], index: int) -> np.ndarray:
+  return read_wav(paths[index])
+
+
+def batches(config: Any, source: Source, name: str) -> Iterator[Mapping[str, np.ndarray]]:
+  """Every clip in order under the sound `name`, read ahead by a thread."""
+  unseen = {row_name(each): each for each in config.eval.unseen}
+  if name in unseen:
+    condition, sound = negatives.OFFSCREEN, unseen_sound(config, unseen[name])
+  else:
+    condition, sound = negatives.CONDITIONS.index(name), published(config, source, name)
+  made = loader.eval_batches(
+    source,
+    batch=config.eval.batch,
+    condition=condition,
+    negatives=feed.negative_pairs(config, config.eval.split),
+    front_end=config.negatives.front_end,
+    host=jax.process_index(),
+    hosts=jax.process_count(),
+    size=config.data.size,
+    sound=sound,
+  )
+  stream = loader.iterate(made, threads=config.data.threads, workers=0)
+  try:
+    yield from stream
+  finally:
+    stream.close()
+
+
+def write_manifest(config: Any, source: Source, path: str) -> None:
+  """Which sound each clip got, as CSV. Unseen sounds are left out: every clip gets the same."""
+  pairs, split = feed.negative_pairs(config, config.eval.split), config.eval.split
+  rows = []
+  for name in config.eval.conditions:
+    if published(config, source, name) is None:
+      rows += negatives.manifest(pairs, source, split, [negatives.CONDITIONS.index(name)])
+    else:
+      rows += [
+        negatives.Row(split, negatives.EVALUATION, clip, name, FOLDERS[name], "published", pairs.seed)
+        for clip in source.ids
+      ]
+  negatives.write_manifest(path, rows)
