@@ -1,0 +1,1 @@
+"""The papers' tables as commands that go on where they were stopped; see docs/experiments.md."""

@@ -1,0 +1,212 @@
+"""The paper's tables in the paper's form, printed lines first, ours below, each with its data set."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from avs_jax import frontier, report, tables
+from avs_jax.errors import InputError
+from experiments.paper_rows import PaperRow
+from experiments.study import Line, Study, Table
+
+Records = Mapping[str, Sequence[Mapping[str, Any]]]  # row -> its records, one a seed
+
+_SOUNDS = {"silence": "silence", "noise": "noise", "offscreen": "off-screen"}
+# Heads of the figures of each form; the metric's family, never a bare "mIoU".
+_HEADS = {
+  "conditions": (
+    "own iou_frame", "own f_max_batch20",
+    *(f"{sound} {figure}" for sound in _SOUNDS.values() for figure in ("iou_frame", "f_max_batch20", "fpr")),
+    "g_iou", "g_f", "g_fpr",
+  ),
+  "globals": ("g_iou", "g_f", "g_fpr"),
+  "unseen": ("iou_frame", "f_max_batch20", "fpr"),
+  "frontier": (
+    "own iou_frame", "g_fpr",
+    *(f"mask sweep, g_fpr <= {limit:g}" for limit in frontier.LIMITS),
+    *(f"mask and gate, g_fpr <= {limit:g}" for limit in frontier.LIMITS),
+  ),
+}  # fmt: skip
+_COLUMNS = {
+  "conditions": (
+    ("positive", "iou_frame"), ("positive", "f_max_batch20"),
+    *((sound, figure) for sound in _SOUNDS for figure in ("iou_frame", "f_max_batch20", "fpr")),
+    ("global", "g_iou"), ("global", "g_f"), ("global", "g_fpr"),
+  ),
+  "globals": (("global", "g_iou"), ("global", "g_f"), ("global", "g_fpr")),
+}  # fmt: skip
+
+
+def figure(record: Mapping[str, Any], sound: str, name: str) -> float | None:
+  """A figure of a record: IoU and F in per cent, FPR as a fraction."""
+  row = record["global"] if sound == "global" else record["figures"].get(sound, {})
+  value = row.get(name)
+  return value if value is None or "fpr" in name else 100 * value
+
+
+def spread(values: Sequence[float | None], name: str) -> str:
+  """Mean and deviation with as many decimals as the figure deserves."""
+  return tables.spread(values, 3 if "fpr" in name else 1)
+
+
+def cells(records: Sequence[Mapping[str, Any]], form: str, sound: str = "") -> list[str]:
+  """The figures of one line."""
+  if form == "frontier":
+    return _frontier_cells(records)
+  columns = [(sound, name) for name in _HEADS["unseen"]] if form == "unseen" else _COLUMNS[form]
+  return [spread([figure(record, *column) for record in records], column[1]) for column in columns]
+
+
+def _frontier_cells(records: Sequence[Mapping[str, Any]]) -> list[str]:
+  swept = [record["frontier"] for record in records]
+  if not all(swept):
+    return ["–"] * len(_HEADS["frontier"])
+  own = [100 * each["operating"]["iou_frame"] for each in swept]
+  shown = [spread(own, "iou"), spread([each["operating"]["g_fpr"] for each in swept], "fpr")]
+  for which in ("mask", "best"):
+    for limit in frontier.LIMITS:
+      found = [frontier.highest_iou(_with_operating(each, which), limit) for each in swept]
+      shown.append(spread([None if value is None else 100 * value for value in found], "iou"))
+  return shown
+
+
+def _with_operating(swept: Mapping[str, Any], which: str) -> list[Mapping[str, Any]]:
+  return [swept["operating"], *swept[which]]
+
+
+def unseen_sounds(records: Records) -> list[str]:
+  """Names of the unseen sounds that all records share, in their order."""
+  every = [record["figures"] for some in records.values() for record in some]
+  first = every[0] if every else {}
+  return [name for name in first if name.startswith("unseen_") and all(name in figures for figures in every)]
+
+
+def lines_of(table: Table, records: Records) -> list[tuple[Line, str]]:
+  """Lines to print, each with its unseen sound where the table has one for each."""
+  if table.form != "unseen":
+    return [(line, "") for line in table.lines]
+  asked = {line.row: records[line.row] for line in table.lines if line.row in records}
+  return [(line, sound) for sound in unseen_sounds(asked) for line in table.lines]
+
+
+def build(table: Table, records: Records) -> tuple[list[str], list[list[str]], list[str]]:
+  """Header, rows and notes of a table.
+
+  Raises:
+    InputError: records of different data would share it.
+  """
+  words = (*(("sound",) if table.form == "unseen" else ()), *table.labels)
+  header = ["data", *words, *_HEADS[table.form], "seeds"]
+  doubts: dict[str, str] = {}
+  rows = []
+  for row in table.paper:
+    mark = ""
+    if row.doubt:
+      mark = doubts.setdefault(row.doubt, f"†{len(doubts) + 1}")
+    labels = list(row.labels) + [""] * (len(words) - len(row.labels))
+    rows.append([f"AVSBench-{row.data}, printed{mark}", *labels, *_printed(row, table.form), "–"])
+  asked = {line.row: records[line.row] for line in table.lines if line.row in records}
+  sets = {(r["data_set"], r["split"], r["clips"]) for some in asked.values() for r in some}
+  if len(sets) > 1:
+    listed = "; ".join(f"{data} {split}, {clips} clips" for data, split, clips in sorted(sets))
+    raise InputError(f"{table.name}: its records are of different data ({listed}); keep one set of records.")
+  absent = []
+  for line, sound in lines_of(table, records):
+    if line.row not in asked:
+      absent.append(line.row)
+      continue
+    some = asked[line.row]
+    labels = [*((sound.removeprefix("unseen_").replace("_", " "),) if sound else ()), *line.labels]
+    rows.append([
+      f"{some[0]['data_set']}, ours",
+      *labels,
+      *cells(some, table.form, sound),
+      ", ".join(str(record["seed"]) for record in some),
+    ])  # fmt: skip
+  notes = [f"{mark} {doubt}." for doubt, mark in doubts.items()]
+  if absent:
+    notes.append(f"Not run: {', '.join(dict.fromkeys(absent))}.")
+  return header, rows, notes
+
+
+def _printed(row: PaperRow, form: str) -> list[str]:
+  """The cells of a printed line, digits as printed (fractions turned into per cents)."""
+  dash, digits = "–", row.digits
+  last, fpr = (2 if row.table == 8 else 3), (3 if row.table == 7 else 2)
+  g = [dash] * 3 if row.g is None else [*(f"{value:.{last}f}" for value in row.g[:2]), f"{row.g[2]:.3f}"]
+  if form == "globals":
+    return g
+  if form == "unseen":
+    assert row.unseen is not None  # tables 5 and 6
+    if row.is_fraction:
+      return [*(f"{100 * value:.1f}" for value in row.unseen[:2]), f"{row.unseen[2]:.3g}"]
+    return [*(f"{value:.2f}" for value in row.unseen[:2]), f"{row.unseen[2]:.3f}"]
+  own = [dash] * 2 if row.own is None else [f"{value:.{digits}f}" for value in row.own]
+  triples = [dash] * 9
+  if row.negatives is not None:
+    triples = [
+      cell
+      for iou, f, share in row.negatives
+      for cell in (f"{iou:.{digits}f}", f"{f:.{digits}f}", f"{share:.{fpr}f}")
+    ]
+  return [*own, *triples, *g]
+
+
+def notes_of(table: Table, records: Records) -> list[str]:
+  """What a reader must know of all such tables."""
+  asked = [record for line in table.lines for record in records.get(line.row, ())]
+  said = ["iou_frame, f_max_batch20, g_iou and g_f in per cent, fpr and g_fpr as fractions."]
+  if table.form == "frontier":
+    said.append(
+      "Highest positive iou_frame at a threshold whose g_fpr keeps the bound: the threshold is chosen on the"
+      " clips it is judged on, so these are upper bounds."
+    )
+  elif table.form == "unseen":
+    said.append("Against the object's own mask: low is good.")
+  else:
+    said.append(
+      "Under silence, noise and off-screen sound, against the object's own mask: low is good; g: high is good."
+    )
+  if any(len(records.get(line.row, ())) > 1 for line in table.lines):
+    said.append("Mean ± standard deviation (n - 1) over the seeds.")
+  if any(record["is_stand_in"] for record in asked):
+    said.append(f"STAND-IN DATA: {asked[0]['data_set']}; ours cannot be compared with the printed lines.")
+  return said
+
+
+def write(folder: str, study: Study, table: Table, records: Records, command: str) -> dict[str, str]:
+  """Writes <table>.md and <table>.tex into `folder`. Returns {"md", "tex": path}."""
+  header, rows, notes = build(table, records)
+  left = 1 + len(table.labels) + (table.form == "unseen")
+  said = [*notes_of(table, records), *notes]
+  text = [f"## {table.title}", "", *tables.markdown(header, rows, left), ""]
+  text += [*(line for note in said for line in (note, "")), f"    {command}", ""]
+  caption = f"{table.title}. {' '.join(said)}"
+  return {
+    "md": tables.save(os.path.join(folder, f"{table.name}.md"), "\n".join(text)),
+    "tex": tables.save(os.path.join(folder, f"{table.name}.tex"), tables.latex(header, rows, caption, left)),
+  }
+
+
+def write_summary(folder: str, study: Study, records: Records, command: str) -> str:
+  """Writes comparison.* over all rows (`report.compare`), and runs.md: what was run, on what, for how long."""
+  boards = {
+    name: [{**r["figures"], "global": r["global"], "record": r} for r in some]
+    for name, some in records.items()
+  }
+  if boards:
+    report.compare(folder, boards, show=False)
+  header = ["row", "seeds", "minutes a run", "hardware", "commit", "versions"]
+  rows = []
+  for row in study.rows:
+    some = records.get(row.name, ())
+    facts = [sorted({str(record[key]) for record in some}) for key in ("hardware", "commit")]
+    versions = sorted({f"jax {(record['versions'] or {}).get('jax')}" for record in some})
+    rows.append([
+      row.name,
+      ", ".join(str(record["seed"]) for record in some) or "not run",
+      tables.spread([record["wall_s"] / 60 for record in some], 1),
+      *("; ".join(each) or "–" for each in (*facts, versions)),
+    ])  # fmt: skip
+  text = [f"# {study.title}", "", *tables.markdown(header, rows, 2), "", f"    {command}", ""]
+  return tables.save(os.path.join(folder, "runs.md"), "\n".join(text))
