@@ -10,7 +10,7 @@ import numpy as np
 from flax import traverse_util
 
 from avs_jax import losses, systems
-from avs_jax.debias import guide
+from avs_jax.debias import contrast, guide
 from avs_jax.encoders import efficientnet
 from avs_jax.errors import InputError
 from avs_jax.initialise import initialise
@@ -21,16 +21,47 @@ log = logging.getLogger(__name__)
 
 
 def build_model(config: Any) -> nn.Module:
-  """The system that `config.model` names, wrapped as `config.debias` says."""
-  settings = {key: value for key, value in config.model.to_dict().items() if key != "system"}
-  model = systems.build(config.model.system, **settings)
+  """The system that `config.model` names, wrapped as `config.debias` says: contrast first, the guide outside."""
+  model = systems.build(**system_settings(config))
+  if config.debias.contrast != "none":
+    model = build_contrast(config, model)
   if config.debias.guide != "none":
     model = guide.Guided(model, form=config.debias.guide, gate=config.debias.gate)
   return model
 
 
+def system_settings(config: Any) -> dict[str, Any]:
+  """Arguments of `systems.build`."""
+  settings = config.model.to_dict()
+  return {"name": settings.pop("system"), **settings}
+
+
+def build_contrast(config: Any, model: nn.Module) -> nn.Module:
+  """The system in its contrastive wrapper, beside its visual-only twin where the strategy has one."""
+  prefix = "contrast_"
+  settings = {
+    key.removeprefix(prefix): value for key, value in config.debias.items() if key.startswith(prefix)
+  }
+  del settings["run"]
+  other = settings.pop("model").to_dict()
+  strategy, biased = config.debias.contrast, None
+  if strategy in ("ensemble", "bias_only"):
+    biased = systems.build(**{**system_settings(config), **other})
+  return contrast.Contrast(model, strategy, biased, **settings)
+
+
+def wrapping(config: Any) -> tuple[str, ...]:
+  """The names of the levels above the system's own in the tree of parameters."""
+  return ("system",) * ((config.debias.guide != "none") + (config.debias.contrast != "none"))
+
+
+def frozen_parts(config: Any) -> tuple[str, ...]:
+  """Parts that never learn: those of the config, and an ensemble's separately trained half."""
+  return (*config.optimizer.frozen, *(("biased",) if config.debias.contrast == "ensemble" else ()))
+
+
 def build_objective(config: Any, groups: Sequence[str] = ()) -> Objective:
-  """The system's loss, plus the guide's where there is one.
+  """The system's loss on the (debiased) logits, plus the visual-only branch's and the guide's, if any.
 
   Args:
     groups: broad group of each category of the data set, for `debias.mismatch`.
@@ -38,7 +69,7 @@ def build_objective(config: Any, groups: Sequence[str] = ()) -> Objective:
   Raises:
     InputError: mismatches are asked for without a guide, or of a data set without categories.
   """
-  segmentation = losses.objective(config.loss.to_dict())
+  segmentation = segmentation_objective(config)
   settings = config.debias
   if settings.mismatch and (settings.guide == "none" or not groups):
     wanted = "a debias.guide" if settings.guide == "none" else "a data set that names its categories"
@@ -58,6 +89,25 @@ def build_objective(config: Any, groups: Sequence[str] = ()) -> Objective:
   return guided
 
 
+def segmentation_objective(config: Any) -> Objective:
+  """The config's loss; a visual-only branch that learns adds the same of its own logits, equation 11.
+
+  It hears nothing, so it has no sound to be matched with.
+  """
+  loss = config.loss.to_dict()
+  segmentation = losses.objective(loss)
+  if config.debias.contrast != "bias_only":
+    return segmentation
+  deaf = losses.objective({**loss, "matching": "none"})
+
+  def both(outputs: Outputs, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+    total, parts = segmentation(outputs, batch)
+    biased, _ = deaf(outputs.biased, batch)
+    return total + biased, {**parts, "biased": biased}
+
+  return both
+
+
 def example_inputs(config: Any) -> tuple[np.ndarray, np.ndarray]:
   """Frames and log-mel of one empty clip, for tracing. The model's weights do not depend on their size."""
   seconds, size = config.data.seconds, min(config.data.size, 64)
@@ -74,7 +124,7 @@ def starting_variables(config: Any, model: nn.Module) -> dict[str, Any]:
   """
   variables = initialise(model, *example_inputs(config), seed=config.seed)
   variables.setdefault("batch_stats", {})
-  wrapped = ("system",) if config.debias.guide != "none" else ()
+  wrapped = wrapping(config)
   for part, name, arguments in (
     ("visual", config.model.visual, config.model.visual_args),
     ("audio", config.model.audio, config.model.audio_args),
@@ -84,8 +134,8 @@ def starting_variables(config: Any, model: nn.Module) -> dict[str, Any]:
       loaded = load_encoder(path, name, arguments.to_dict())
       place(variables, loaded, (*wrapped, f"{part}_encoder"), path)
   if config.init.system:
-    settings = {key: value for key, value in config.model.to_dict().items() if key != "system"}
-    loaded = read_weights(config.init.system, config.model.system, settings)
+    settings = system_settings(config)
+    loaded = read_weights(config.init.system, settings.pop("name"), settings)
     place(variables, loaded, wrapped, config.init.system)
     if config.debias.guide == "cosine_released":  # published files hold it beside the system
       from avs_jax import weights
@@ -97,7 +147,37 @@ def starting_variables(config: Any, model: nn.Module) -> dict[str, Any]:
     from avs_jax.checkpoint import load_variables
 
     adopt(variables, load_variables(config.init.run), config.init.run)
+  if config.debias.contrast == "ensemble":
+    place_biased(variables, config.debias.contrast_run, (*wrapped[1:], "biased"))
   return variables
+
+
+def place_biased(variables: dict, run: str, prefix: tuple[str, ...]) -> None:
+  """Gives the ensemble's visual-only half the weights of the run that trained it.
+
+  Raises:
+    InputError: no run is named, or it trained another model.
+  """
+  from avs_jax.checkpoint import load_variables
+
+  if not run:
+    raise InputError(
+      "debias.contrast=ensemble needs debias.contrast_run: the workdir of a run with debias.contrast=visual_only."
+    )
+  found: dict[str, Any] = {}
+  for collection, tree in load_variables(run).items():
+    flat = {strip(path): value for path, value in traverse_util.flatten_dict(tree).items()}
+    own = {path: value for path, value in flat.items() if path[0] not in ("guide", "biased", "audio_encoder")}
+    found[collection] = traverse_util.unflatten_dict(own)
+    wanted = {
+      path for path in traverse_util.flatten_dict(variables[collection]) if path[: len(prefix)] == prefix
+    }
+    if len(own) != len(wanted):
+      raise InputError(
+        f"debias.contrast_run={run}: has {len(own)} arrays of {collection}, the visual-only model"
+        f" {len(wanted)}; give debias.contrast_model the settings it was trained with."
+      )
+  place(variables, found, prefix, run)
 
 
 def load_encoder(path: str, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,4 +247,6 @@ def adopt(variables: dict, found: Mapping[str, Any], origin: str) -> None:
 
 
 def strip(path: tuple[str, ...]) -> tuple[str, ...]:
-  return path[1:] if path[0] == "system" else path
+  while path[0] == "system":
+    path = path[1:]
+  return path

@@ -21,7 +21,7 @@ from avs_jax.checkpoint import Checkpoints
 from avs_jax.errors import InputError
 from avs_jax.evaluate import condition_of, evaluate, judge, make_count, selection_metrics
 from avs_jax.logbook import Logbook
-from avs_jax.model import build_model, build_objective, starting_variables
+from avs_jax.model import build_model, build_objective, frozen_parts, starting_variables, strip
 from avs_jax.step import TrainState, make_predict_step, make_train_step
 from avs_jax.types import Batch, Condition
 
@@ -70,7 +70,7 @@ def train_until(stop: "StopFlag", config: Any, workdir: str) -> TrainState:
     from avs_jax.warmup import warm_up
 
     variables = warm_up(config, model, variables, source, workdir)
-  frozen = tuple(config.optimizer.frozen)
+  frozen = frozen_parts(config)
   for prefixes in (frozen, config.optimizer.multipliers, config.optimizer.freeze_epochs):
     optimizers.label(variables["params"], tuple(prefixes))  # refuses names of nothing
   learns, stays = optimizers.split_trainable(variables["params"], frozen)
@@ -282,6 +282,6 @@ def count_parameters(params: Mapping[str, Any]) -> dict[str, int]:
   """Number of values under each top-level name (one level deeper where a debias strategy wraps a system)."""
   totals: dict[str, int] = {}
   for path, leaf in traverse_util.flatten_dict(params).items():
-    name = path[1] if path[0] == "system" else path[0]
+    name = strip(path)[0]
     totals[name] = totals.get(name, 0) + math.prod(leaf.shape)
   return totals

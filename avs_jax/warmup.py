@@ -167,7 +167,9 @@ def _train(
   from data_pipelines import feed
 
   mesh = meshes.make_mesh(config.warmup.batch)
-  system = getattr(model, "system", model)
+  system = model
+  while hasattr(system, "system"):  # whatever debias strategies wrap it
+    system = system.system
   recogniser = Recogniser(
     system=system.clone(parent=None, name=None), num_categories=len(source.categories) + 2
   )

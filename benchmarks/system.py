@@ -25,7 +25,7 @@ from ml_collections import config_flags
 from avs_jax import mesh as meshes
 from avs_jax import optimizer as optimizers
 from avs_jax.logbook import versions
-from avs_jax.model import build_model, build_objective, starting_variables
+from avs_jax.model import build_model, build_objective, frozen_parts, starting_variables
 from avs_jax.step import TrainState, make_predict_step, make_train_step
 from avs_jax.types import Batch
 
@@ -114,7 +114,7 @@ def measure(config: Any, clips: int, repeats: int) -> dict[str, Any]:
   mesh = meshes.make_mesh(clips, devices=jax.devices()[:1])
   model = build_model(config)
   variables = starting_variables(config, model)
-  learns, _ = optimizers.split_trainable(variables["params"], tuple(config.optimizer.frozen))
+  learns, _ = optimizers.split_trainable(variables["params"], frozen_parts(config))
   rule = optimizers.build(config.optimizer, config.schedule, 100, 10)
   state = TrainState(np.zeros((), np.int32), variables["params"], variables["batch_stats"], None)
   state = state.replace(opt_state=jax.eval_shape(rule.init, learns))
@@ -136,7 +136,7 @@ def measure(config: Any, clips: int, repeats: int) -> dict[str, Any]:
     model,
     build_objective(config),
     rule,
-    frozen=tuple(config.optimizer.frozen),
+    frozen=frozen_parts(config),
     pieces=1,
     mesh=mesh,
     state_sharding=sharding,

@@ -141,6 +141,10 @@ class System(nn.Module):
     """Everything after seeing and hearing, in a subclass; without one nothing is segmented."""
     raise InputError(f"{type(self).__name__} only sees and hears; build one of the systems by name.")
 
+  def paint(self, outputs: Outputs) -> Outputs:
+    """`outputs` with logits made anew from those of its queries, which others may have changed; here as it is."""
+    return outputs
+
   def look(
     self,
     frames: UInt8[AnyArray, "B T H W 3"] | Float[AnyArray, "B T H W 3"],
