@@ -227,6 +227,7 @@ def get_config() -> ConfigDict:
   config.negatives.silence = 1.0  # shares of the three kinds among them
   config.negatives.noise = 1.0
   config.negatives.offscreen = 1.0
+  config.negatives.tones = 0  # chances of made-up tones in training noise; each colour of noise has one
   config.negatives.front_end = "same"  # same, as_published (negatives recognisable by format alone)
 
   config.noising = ConfigDict()  # diffusion-style noising of training sound

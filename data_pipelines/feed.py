@@ -9,7 +9,7 @@ import numpy as np
 
 from data_pipelines import loader, negatives
 from data_pipelines.clips import Source
-from data_pipelines.noising import Augment, Diffusion, Noising
+from data_pipelines.noising import TONES, Augment, Diffusion, Noising
 
 # Noise of a training pair: its own seed, so that the sounds of an evaluation never depend on training.
 _TRAINING_STREAM = 1
@@ -32,6 +32,8 @@ def negative_pairs(config: Any, split: str) -> negatives.Negatives:
   settings, recordings = config.negatives, noise_recordings(config, split)
   kinds = negatives.Negatives.noise_kinds + (("recorded",) * 2 if recordings else ())
   training = split == "train"
+  if training:  # an evaluation's noise is the same for every recipe
+    kinds += (TONES,) * settings.tones
   return negatives.Negatives(
     fraction=settings.fraction if training else 0.0,
     silence=settings.silence,

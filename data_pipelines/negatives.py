@@ -147,7 +147,7 @@ class Negatives:
     fraction: of the training pairs that are negative.
     silence, noise, offscreen: their shares among the negatives, in any unit.
     seed: of everything drawn here.
-    noise_kinds: drawn with equal chances: white, pink, brown, blue, violet, coloured, recorded.
+    noise_kinds: drawn with equal chances: white, pink, brown, blue, violet, coloured, tones, recorded.
     recordings: name -> mono waveform at 16 kHz, for "recorded".
     noise_db: range of the noise's level, root mean square in dB below full scale.
     noise_format: "float", or "bytes": random float64 numbers read as 16-bit samples at 44.1 kHz, which is

@@ -23,6 +23,7 @@ STATISTICS = {"log_mel": (-1.6, 2.0), "waveform": (0.0, 0.11)}
 EXPONENTS = {"white": 0.0, "pink": 1.0, "brown": 2.0, "blue": -1.0, "violet": -2.0}
 RANDOM_EXPONENT = (-1.0, 2.5)  # of "coloured"
 COLOURS = (*EXPONENTS, "coloured")
+TONES = "tones"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,9 +184,10 @@ def check_colours(colours: tuple[str, ...], recordings: Mapping[str, np.ndarray]
   """Raises `InputError` for an unknown noise, none at all, or "recorded" without recordings."""
   if not colours:
     raise InputError("no kind of noise is given; name at least one, e.g. white.")
+  known = (*COLOURS, TONES, "recorded")
   for colour in colours:
-    if colour not in (*COLOURS, "recorded"):
-      raise InputError(f"noise {colour!r} is unknown; choose from {', '.join((*COLOURS, 'recorded'))}.")
+    if colour not in known:
+      raise InputError(f"noise {colour!r} is unknown; choose from {', '.join(known)}.")
   if "recorded" in colours and not recordings:
     raise InputError('noise "recorded" needs recordings, and none are given; give some or leave it out.')
 
@@ -205,7 +207,37 @@ def make_noise(
 ) -> np.ndarray:
   """float32 [samples] of the kind that `choose_noise` named, at a level of its own."""
   colour, _, name = kind.partition(":")
-  return crop_noise(rng, recordings[name], samples) if name else coloured_noise(rng, samples, colour)
+  if name:
+    return crop_noise(rng, recordings[name], samples)
+  return made_up_tones(rng, samples) if colour == TONES else coloured_noise(rng, samples, colour)
+
+
+def made_up_tones(rng: np.random.Generator, samples: int) -> np.ndarray:
+  """float32 [samples], root mean square 1: a sound of no thing in the world, another at each call.
+
+  One to six gliding partials, in harmony or not, swelling or struck at a random rate, over a band of noise. A
+  model that must call all of these "not in the picture" learns to know a sound before it believes it. Ours.
+  """
+  time = np.arange(samples) / SAMPLE_RATE_HZ
+  knots = np.linspace(0, samples, max(2, int(3 * samples / SAMPLE_RATE_HZ)))
+  glide = 2 ** np.interp(np.arange(samples), knots, rng.normal(0, rng.uniform(0, 0.5), len(knots)))
+  count = int(rng.integers(1, 7))
+  ratios = np.arange(1, count + 1) if rng.uniform() < 0.6 else rng.uniform(1, 6, count)
+  base_hz = np.exp(rng.uniform(np.log(60), np.log(3000)))
+  turns = np.cumsum(glide) * (base_hz / SAMPLE_RATE_HZ)
+  wave = np.zeros(samples)
+  for ratio in ratios[ratios * base_hz < 6500]:  # what glides above 8 kHz folds back, which harms nobody here
+    wave += rng.uniform(0.1, 1) / np.sqrt(ratio) * np.sin(2 * np.pi * (ratio * turns + rng.uniform()))
+  low, high = np.sort(np.exp(rng.uniform(np.log(60), np.log(7900), 2)))
+  band = np.fft.rfft(rng.standard_normal(samples))
+  f_hz = np.fft.rfftfreq(samples, 1 / SAMPLE_RATE_HZ)
+  band = np.fft.irfft(band * ((f_hz >= low) & (f_hz <= high)), samples)
+  share = rng.uniform(0, 1) ** 2
+  wave = (1 - share) * wave / (_rms(wave) + 1e-9) + share * band / (_rms(band) + 1e-9)
+  place = (time * np.exp(rng.uniform(np.log(0.5), np.log(15))) + rng.uniform()) % 1
+  shape = np.sin(np.pi * place) ** 2 if rng.uniform() < 0.5 else np.exp(-rng.uniform(1, 10) * place)
+  wave *= 1 - rng.uniform(0, 1) * (1 - shape)
+  return (wave / (_rms(wave) + 1e-9)).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -60,12 +60,6 @@ def build(name: str, **overrides: Any) -> nn.Module:
   return kind(**{**arguments, **overrides})
 
 
-def has_setting(name: str, setting: str) -> bool:
-  """Whether the encoder `name` exists and knows `setting`."""
-  kind = {**_VISUAL, **_AUDIO}.get(name, (None, {}))[0]
-  return kind is not None and setting in {field.name for field in dataclasses.fields(kind)}
-
-
 def as_map(encoder: nn.Module, x: Float[Array, "N h w C"], i: int) -> Float[Array, "N h w C"]:
   """Map `i` as a decoder reads it, from what a visual encoder's `stage(..., i)` gave.
 

@@ -11,10 +11,12 @@ from data_pipelines.noising import (
   Diffusion,
   Noising,
   change_pitch,
+  check_colours,
   choose_noise,
   coloured_noise,
   crop_noise,
   equalise,
+  made_up_tones,
   make_noise,
   mix,
   reverberate,
@@ -227,3 +229,18 @@ def test_augmentation_of_nothing_changes_nothing():
   sound, mel = tone(), rng().standard_normal((1, 96, 64)).astype(np.float32)
   np.testing.assert_array_equal(nothing.waveform(sound, rng()), sound)
   np.testing.assert_array_equal(nothing.log_mel(mel, rng()), mel)
+
+
+def test_made_up_tones_differ_from_call_to_call_and_are_heard():
+  one, other = (made_up_tones(np.random.default_rng(seed), 16000) for seed in (0, 1))
+  for wave in (one, other):
+    assert wave.dtype == np.float32 and wave.shape == (16000,)
+    np.testing.assert_allclose(np.sqrt(np.mean(np.square(wave))), 1, rtol=1e-4)
+  assert abs(np.corrcoef(one, other)[0, 1]) < 0.2
+  np.testing.assert_array_equal(one, made_up_tones(np.random.default_rng(0), 16000))
+
+
+def test_made_up_tones_are_a_kind_of_noise_that_can_be_asked_for():
+  check_colours(("white", "tones"), {})
+  wave = make_noise(np.random.default_rng(3), 800, "tones", {})
+  np.testing.assert_array_equal(wave, made_up_tones(np.random.default_rng(3), 800))
