@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.signal import upfirdn
 
+from avs_jax import mel
 from avs_jax.errors import InputError
 from data_pipelines.clips import SAMPLE_RATE_HZ
 
@@ -207,31 +208,15 @@ def _hann(length: int) -> np.ndarray:
 @functools.cache
 def mel_matrix() -> Float[np.ndarray, "257 64"]:
   """VGGish's filterbank: triangles linear in mel = 1127 ln(1 + f/700), peak 1, no weight on the DC bin."""
-
-  def mel(hz):
-    return 1127.0 * np.log1p(hz / 700.0)
-
-  edges = np.linspace(*mel(np.array(MEL_RANGE_HZ)), BANDS + 2)
-  bins = mel(np.linspace(0, SAMPLE_RATE_HZ / 2, FFT // 2 + 1))[:, None]
-  rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
-  falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-  weights = np.maximum(0.0, np.minimum(rising, falling))
+  weights = mel.kaldi_matrix(SAMPLE_RATE_HZ, FFT, BANDS, *MEL_RANGE_HZ).copy()
   weights[0] = 0.0
   return weights
 
 
 @functools.cache
 def slaney_matrix() -> Float[np.ndarray, "513 64"]:
-  """The Robust front end's filterbank: Slaney's mel scale, 0 to 11 025 Hz, triangles of equal area in Hz."""
-  knee_hz, linear_hz, log_step = 1000.0, 200 / 3, math.log(6.4) / 27
-  knee = knee_hz / linear_hz
-  top = knee + math.log(ROBUST_RATE_HZ / 2 / knee_hz) / log_step
-  mels = np.linspace(0, top, BANDS + 2)
-  edges = np.where(mels < knee, mels * linear_hz, knee_hz * np.exp(log_step * (mels - knee)))
-  bins = np.linspace(0, ROBUST_RATE_HZ / 2, ROBUST_FFT // 2 + 1)[:, None]
-  rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
-  falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-  return np.maximum(0.0, np.minimum(rising, falling)) * (2 / (edges[2:] - edges[:-2]))
+  """The Robust front end's filterbank: Slaney's, from 0 to 11 025 Hz."""
+  return mel.slaney_matrix(ROBUST_RATE_HZ, ROBUST_FFT, BANDS, 0.0, ROBUST_RATE_HZ / 2)
 
 
 def read_wav(path: str | Path) -> Float[np.ndarray, "S"]:

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from avs_jax.encoders import mix_transformer, swin
+from avs_jax.encoders.beats import BEATs
 from avs_jax.encoders.conv_pyramid import ConvPyramid
 from avs_jax.encoders.efficientnet import EfficientNetLite
+from avs_jax.encoders.htsat import HTSAT
 from avs_jax.encoders.resnet import ResNet
 from avs_jax.encoders.vggish import VGGish
 from avs_jax.errors import InputError
@@ -21,7 +23,11 @@ _VISUAL: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
   "efficientnet_lite0": (EfficientNetLite, {}),
   "conv_pyramid": (ConvPyramid, {}),
 }
-_AUDIO: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {"vggish": (VGGish, {})}
+_AUDIO: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+  "vggish": (VGGish, {}),
+  "htsat": (HTSAT, {}),
+  "beats": (BEATs, {}),
+}
 
 VISUAL = tuple(_VISUAL)
 AUDIO = tuple(_AUDIO)
@@ -58,6 +64,12 @@ def build(name: str, **overrides: Any) -> nn.Module:
   if "dtype" in overrides:
     overrides["dtype"] = jnp.dtype(overrides["dtype"])
   return kind(**{**arguments, **overrides})
+
+
+def has_setting(name: str, setting: str) -> bool:
+  """Whether the encoder `name` exists and knows `setting`."""
+  kind = {**_VISUAL, **_AUDIO}.get(name, (None, {}))[0]
+  return kind is not None and setting in {field.name for field in dataclasses.fields(kind)}
 
 
 def as_map(encoder: nn.Module, x: Float[Array, "N h w C"], i: int) -> Float[Array, "N h w C"]:

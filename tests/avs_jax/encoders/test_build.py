@@ -8,6 +8,7 @@ import pytest
 from avs_jax import encoders
 from avs_jax.errors import InputError
 from avs_jax.initialise import initialise
+from avs_jax.weights.placement import AUDIO_SHAPES
 
 # Overrides that make a visual encoder small enough to differentiate in a test.
 TINY = {
@@ -54,9 +55,8 @@ def test_a_visual_encoder_gives_four_maps_of_its_channels(name):
 @pytest.mark.parametrize("name", encoders.AUDIO)
 def test_an_audio_encoder_gives_an_embedding_of_its_width(name):
   module = encoders.build(name)
-  embedding, _ = jax.eval_shape(
-    module.init_with_output, jax.random.key(0), jax.ShapeDtypeStruct((3, 96, 64), jnp.float32)
-  )
+  example = jax.ShapeDtypeStruct((3, *AUDIO_SHAPES[name][1:]), jnp.float32)
+  embedding, _ = jax.eval_shape(module.init_with_output, jax.random.key(0), example)
   assert embedding.shape == (3, module.dim)
 
 

@@ -21,6 +21,7 @@ ENCODERS = {
   "efficientnet_lite0": "efficientnet_lite0.orig",
   "swin_base_w7": "swin_base_w7_mask2former.orig",
   "swin_base_w12": "swin_base_w12_mask2former.orig",
+  "htsat": "htsat.orig",
 }
 AVSBENCH = {
   "s4_pvt": {},
