@@ -1,5 +1,6 @@
 """Strict surroundings for every test: CPU with 8 virtual devices, strict broadcasting, a compile cache."""
 
+import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -7,8 +8,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-  os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+# Most of the suite's time is the compiler's: it is asked to make programs quickly, not quick programs.
+XLA_FLAGS = ["--xla_backend_optimization_level=0", "--xla_force_host_platform_device_count=8"]
+if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
+  XLA_FLAGS.append(
+    "--xla_cpu_use_fusion_emitters=false"
+  )  # halves compiling; later versions have not the flag
+os.environ["XLA_FLAGS"] = " ".join([*XLA_FLAGS, os.environ.get("XLA_FLAGS", "")])  # of two, the last counts
 sys.path.insert(0, str(ROOT))
 
 import jax  # noqa: E402

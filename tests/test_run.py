@@ -32,7 +32,8 @@ def command(*arguments: str) -> tuple[list[str], dict]:
     name.upper(): str(getattr(jax.config, name))
     for name in ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
   }
-  environment = {**os.environ, **cache, "XLA_FLAGS": ""}
+  flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=1"
+  environment = {**os.environ, **cache, "XLA_FLAGS": flags}
   return [sys.executable, "run.py", *arguments], {"cwd": ROOT, "env": environment, "text": True}
 
 

@@ -143,7 +143,7 @@ def test_two_processes_train_and_save_one_run_and_one_process_goes_on(small, dev
   for number in range(2):
     environment = {
       **with_cache,
-      "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+      "XLA_FLAGS": with_cache["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2",
       "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(number),
     }  # fmt: skip
     command = [sys.executable, "-c", HOST, str(folder)]
