@@ -135,7 +135,7 @@ def test_the_cache_is_the_argument_then_the_variable_then_a_folder_here(monkeypa
 def package(tmp_path):
   """A Debian package of one file, built here."""
   if shutil.which("dpkg-deb") is None:
-    pytest.skip("dpkg-deb is not installed")
+    pytest.skip("it takes dpkg-deb to make a Debian package; only Debian's family has it")
   tree = tmp_path / "tree"
   (tree / "DEBIAN").mkdir(parents=True)
   (tree / "usr/share").mkdir(parents=True)
@@ -185,7 +185,7 @@ def _fake_apt(tmp_path, monkeypatch, script: str) -> None:
   command.write_text(f"#!/bin/sh\n{script}\n")
   command.chmod(0o755)
   if shutil.which("dpkg-deb") is None:
-    pytest.skip("dpkg-deb is not installed")
+    pytest.skip("it takes dpkg-deb to make a Debian package; only Debian's family has it")
   monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
 
 

