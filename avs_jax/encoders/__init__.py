@@ -39,8 +39,9 @@ def build(name: str, **overrides: Any) -> nn.Module:
 
   Visual encoders map normalised pictures [N, H, W, 3] to a tuple of four maps at strides 4, 8, 16, 32 and
   have `channels`, `MEAN` and `STD` (RGB in [0, 255]); `stage(x, i)` runs one stage, for systems that act
-  between stages, and `as_map` makes a map of what it gives. Audio encoders map [N, 96, 64] to [N, A] and
-  have `dim`.
+  between stages, and `as_map` makes a map of what it gives. Audio encoders map sounds to
+  [N, A] and have `dim`: VGGish its examples [N, 96, 64], those of which `takes_waveform` is true samples [N, S]
+  at their `sample_rate_hz`.
 
   Args:
     name: one of `NAMES`.
@@ -78,3 +79,8 @@ def as_map(encoder: nn.Module, x: Float[Array, "N h w C"], i: int) -> Float[Arra
   Most encoders hand on the map itself; Swin's next stage reads tokens that the map's norm has not touched.
   """
   return encoder.as_map(x, i) if hasattr(encoder, "as_map") else x
+
+
+def takes_waveform(name: str) -> bool:
+  """Whether the audio encoder `name` hears samples, with a front end of its own, and not VGGish examples."""
+  return hasattr(_AUDIO[name][0], "sample_rate_hz")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from avs_jax.encoders.htsat import windows
+from avs_jax.encoders.raw_sound import windows
 from avs_jax.errors import InputError
 from avs_jax.initial import Initial, normal, ones, zeros
 from avs_jax.layers import Conv, Dtype, LayerNorm, attend, gelu, repeated, torch_default

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from avs_jax.encoders.raw_sound import hann, windows
 from avs_jax.encoders.swin import EPSILON, PATCH, PatchEmbed, SwinStage, check_shape
 from avs_jax.errors import InputError
 from avs_jax.layers import BatchNorm, Dtype, LayerNorm, torch_default
@@ -177,17 +178,6 @@ class HTSAT(nn.Module):
 def average(values: list[Float[Array, "*N"]]) -> Float[Array, "*N"]:
   """The mean of equal arrays."""
   return functools.reduce(jnp.add, values[1:], values[0]) / len(values)
-
-
-def windows(x: Float[Array, "N S"], length: int, hop: int) -> Float[Array, "N time length"]:
-  """Overlapping stretches of `length` samples; what does not fill one is left out."""
-  starts = np.arange(0, x.shape[1] - length + 1, hop)
-  return x[:, starts[:, None] + np.arange(length)]
-
-
-def hann(length: int) -> Float[np.ndarray, "length"]:
-  """Periodic Hann window."""
-  return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)).astype(np.float32)
 
 
 @functools.cache
