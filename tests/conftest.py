@@ -32,6 +32,13 @@ flags.FLAGS.mark_as_parsed()
 GOLDEN = ROOT.parent / "shared" / "golden"
 
 
+def pytest_xdist_auto_num_workers(config) -> int:
+  """Processes to share the tests: up to four for folders; named files are sooner done in this one, 0."""
+  names = [argument.split("::")[0] for argument in config.args]
+  workers = min(os.cpu_count() or 1, 4)  # a process holds up to 4 GB
+  return 0 if workers == 1 or all(name.endswith(".py") for name in names) else workers
+
+
 @pytest.fixture(scope="session")
 def golden():
   """Path of a file of reference outputs; skips, saying why, where they are not at hand."""
