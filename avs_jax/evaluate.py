@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from avs_jax import frontier, metrics, report
+from avs_jax import frontier, metrics, perception, report
 from avs_jax import mesh as meshes
 from avs_jax.errors import InputError
 from avs_jax.step import make_predict_step
@@ -141,6 +141,7 @@ def four_sounds(
   from data_pipelines import loader, sounds
 
   predict, count = make_predict_step(model, mesh), make_count(mesh)
+  mark = perception.build(config, model, variables, workdir, may_fit=not is_run(workdir))
   variables = jax.device_put(variables, meshes.replicated(mesh))
   pictured = range(min(config.eval.pictures, len(source)))
   source = loader.keep(source, config.data.cache_mb)  # frames are read once for all sounds
@@ -153,7 +154,7 @@ def four_sounds(
       predict,
       count,
       variables,
-      sounds.batches(config, source, name),
+      (mark(rows, source) for rows in sounds.batches(config, source, name)),
       mesh,
       keep=pictured if name in config.eval.conditions else (),
       save=save,
@@ -220,10 +221,14 @@ def weights_to_judge(config: Any, model: Any, workdir: str) -> Mapping[str, Any]
   from avs_jax.checkpoint import load_variables
   from avs_jax.model import starting_variables
 
-  is_run = any(os.path.isdir(os.path.join(workdir, name)) for name in ("best", "checkpoints"))
-  if not is_run and (config.init.system or config.init.run):
+  if not is_run(workdir) and (config.init.system or config.init.run):
     return starting_variables(config, model)
   return load_variables(workdir)
+
+
+def is_run(workdir: str) -> bool:
+  """Whether the folder holds checkpoints."""
+  return any(os.path.isdir(os.path.join(workdir, name)) for name in ("best", "checkpoints"))
 
 
 def score_folder(config: Any, folder: str | None, workdir: str) -> dict[str, Any]:

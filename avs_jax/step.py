@@ -31,6 +31,12 @@ class TrainState:
     return {"params": self.params, "batch_stats": self.batch_stats}
 
 
+def told(batch: Batch) -> dict[str, Any]:
+  """What a model is told of a batch beside frames and sound: which frames are real, and marks if there are any."""
+  marks = {} if batch.marks is None else {"marks": batch.marks}
+  return {"present": batch.present, **marks}
+
+
 def forward(
   model: nn.Module, variables: Mapping[str, Any], batch: Batch, key: jax.Array, frozen: tuple[str, ...] = ()
 ) -> tuple[Outputs, Any]:
@@ -50,7 +56,7 @@ def forward(
       batch.frames,
       batch.log_mel,
       train=True,
-      present=batch.present,
+      **told(batch),
       rngs={"dropout": key},
       mutable=["batch_stats"],
     )
@@ -158,7 +164,7 @@ def make_predict_step(model: nn.Module, mesh: Mesh) -> Callable[[Mapping[str, An
   """A jitted `predict(variables, batch) -> Outputs` holding logits and similarity only."""
 
   def predict(variables: Mapping[str, Any], batch: Batch) -> Outputs:
-    outputs = model.apply(variables, batch.frames, batch.log_mel, train=False, present=batch.present)
+    outputs = model.apply(variables, batch.frames, batch.log_mel, train=False, **told(batch))
     return Outputs(logits=outputs.logits, similarity=outputs.similarity, uncertainty=outputs.uncertainty)
 
   replicated = NamedSharding(mesh, PartitionSpec())

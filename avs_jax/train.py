@@ -17,6 +17,7 @@ from flax import traverse_util
 
 from avs_jax import mesh as meshes
 from avs_jax import optimizer as optimizers
+from avs_jax import perception
 from avs_jax.checkpoint import Checkpoints
 from avs_jax.errors import InputError
 from avs_jax.evaluate import condition_of, evaluate, judge, make_count, selection_metrics
@@ -70,6 +71,7 @@ def train_until(stop: "StopFlag", config: Any, workdir: str) -> TrainState:
     from avs_jax.warmup import warm_up
 
     variables = warm_up(config, model, variables, source, workdir)
+  mark = perception.build(config, model, variables, workdir)
   frozen = frozen_parts(config)
   for prefixes in (frozen, config.optimizer.multipliers, config.optimizer.freeze_epochs):
     optimizers.label(variables["params"], tuple(prefixes))  # refuses names of nothing
@@ -128,7 +130,7 @@ def train_until(stop: "StopFlag", config: Any, workdir: str) -> TrainState:
   with contextlib.closing(feed.training(config, source, begin)) as batches, stop.postponed():
     for step in range(begin + 1, steps + 1):
       with book.waiting():
-        rows = next(batches)
+        rows = mark(next(batches), source)
         batch = meshes.put_batch(mesh, Batch(**rows))
       state, figures = step_fn(state, batch, key)
       recent.append((step, rows["index"], figures))
@@ -141,7 +143,7 @@ def train_until(stop: "StopFlag", config: Any, workdir: str) -> TrainState:
         figures = check_finite(recent, source)
         book.log(step, {**figures, "lr": float(rate(step - 1))}, clips=config.schedule.batch)
       if step in validate_at:
-        score = validate(config, predict, count, state.variables, val_source, judge_mesh)
+        score = validate(config, predict, count, state.variables, val_source, judge_mesh, mark)
         book.log_validation(step, score)
         if score[config.eval.metric] > best_score:
           best_score = score[config.eval.metric]
@@ -223,12 +225,12 @@ def check_finite(recent: deque[tuple[int, np.ndarray, dict]], source: Any) -> di
 
 
 def validate(
-  config: Any, predict: Any, count: Any, variables: Mapping[str, Any], source: Any, mesh: Any
+  config: Any, predict: Any, count: Any, variables: Mapping[str, Any], source: Any, mesh: Any, mark: Any
 ) -> dict[str, Any]:
   """Figures of the validation split with its own sounds."""
   from data_pipelines import feed
 
-  batches = feed.evaluation(config, source, Condition.POSITIVE)
+  batches = (mark(rows, source) for rows in feed.evaluation(config, source, Condition.POSITIVE))
   variables = jax.device_put(variables, meshes.replicated(mesh))
   figures = judge(predict, count, variables, batches, mesh, describe="validation").figures
   if figures.get(config.eval.metric) is None:

@@ -41,6 +41,7 @@ class Batch:
     waveform: mono samples in [-1, 1], only where a system takes raw sound.
     sounding: categories heard in each second, where the data set says so.
     visible: categories seen in the clip, where the data set says so.
+    marks: 1 for the queries that each second's sound opens; added by avs_jax/perception.
   """
 
   frames: UInt8[AnyArray, "B T H W 3"] | Float[AnyArray, "B T H W 3"]
@@ -53,6 +54,7 @@ class Batch:
   waveform: Float[AnyArray, "B T S"] | None = None
   sounding: Bool[AnyArray, "B T G"] | None = None
   visible: Bool[AnyArray, "B G"] | None = None
+  marks: Float[AnyArray, "B T Q"] | None = None
 
 
 @flax.struct.dataclass

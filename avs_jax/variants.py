@@ -10,7 +10,7 @@ from avs_jax import report
 from avs_jax.errors import InputError
 
 # Sections whose keys are names of somebody else's: encoders' arguments, prefixes of parameters.
-FREE = ("visual_args", "audio_args", "contrast_model", "multipliers", "freeze_epochs")
+FREE = ("visual_args", "audio_args", "encoder_args", "contrast_model", "multipliers", "freeze_epochs")
 
 log = logging.getLogger(__name__)
 

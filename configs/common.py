@@ -173,7 +173,7 @@ def from_json(saved: dict, origin: str) -> ConfigDict:
 
 
 def _fill(config: ConfigDict, saved: dict, origin: str) -> None:
-  free = ("visual_args", "audio_args", "contrast_model", "multipliers", "freeze_epochs", "variants")
+  free = ("visual_args", "audio_args", "encoder_args", "contrast_model", "multipliers", "freeze_epochs", "variants")
   for key, value in saved.items():
     if key not in config:
       raise InputError(f"{origin}: the setting {key!r} is unknown to this version.")
@@ -282,6 +282,17 @@ def get_config() -> ConfigDict:
   config.debias.contrast_steps = placeholder(int)
   config.debias.contrast_pure = placeholder(bool)  # at inference noise alone, else the last step
   config.debias.contrast_seed = 0  # of the noise at inference
+
+  config.marks = ConfigDict()  # which queries a second's sound opens; only active_queries has such
+  config.marks.kind = "none"  # none (all are open), kmeans, gmm, classifier, file
+  config.marks.clusters = 0  # 0: as many as the queries leave room for
+  config.marks.dilation = 1  # queries that a mark opens, before model.dilation
+  config.marks.theta = 0.4  # classifier: probability from which a class is heard
+  config.marks.top_k = 0  # classifier: so many classes instead
+  config.marks.encoder = "beats"  # classifier: beats, htsat
+  config.marks.encoder_args = ConfigDict()
+  config.marks.weights = ""  # classifier: its weight file
+  config.marks.folder = ""  # file: the published .pth files, one a clip
 
   config.init = ConfigDict()  # weight files, any container; "imagenet" for efficientnet_lite0
   config.init.visual = ""

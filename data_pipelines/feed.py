@@ -88,6 +88,7 @@ def training(
     hosts=jax.process_count(),
     cache=settings.cache_mb,
     size=settings.size,
+    waveform=takes_waveform(config),
   )
   return loader.iterate(batches, start, threads=settings.threads, workers=settings.workers)
 
@@ -120,6 +121,30 @@ def evaluation(config: Any, source: Source, condition: int) -> Iterator[Mapping[
     host=jax.process_index(),
     hosts=jax.process_count(),
     size=config.data.size,
+    waveform=takes_waveform(config),
+  )
+  stream = loader.iterate(batches, threads=config.data.threads, workers=0)
+  try:
+    yield from stream
+  finally:
+    stream.close()
+
+
+def takes_waveform(config: Any) -> bool:
+  """Whether batches carry raw sound."""
+  return config.marks.kind == "classifier"
+
+
+def training_sounds(config: Any, *, waveform: bool) -> Iterator[Mapping[str, np.ndarray]]:
+  """The training clips once, in order, each with its own unchanged sound and tiny frames."""
+  from data_pipelines import sources
+
+  batches = loader.eval_batches(
+    sources.build(config, "train"),
+    batch=config.eval.batch,
+    front_end=config.negatives.front_end,
+    size=8,
+    waveform=waveform,
   )
   stream = loader.iterate(batches, threads=config.data.threads, workers=0)
   try:

@@ -143,6 +143,7 @@ def batches(config: Any, source: Source, name: str) -> Iterator[Mapping[str, np.
     host=jax.process_index(),
     hosts=jax.process_count(),
     size=config.data.size,
+    waveform=feed.takes_waveform(config),
     sound=sound,
   )
   stream = loader.iterate(made, threads=config.data.threads, workers=0)

@@ -128,9 +128,9 @@ class Guided(nn.Module):
     return self.system.listen(log_mel, train=train)
 
   def segment(
-    self, frames: AnyArray, audio: Float[AnyArray, "B T A"], *, train: bool = False, present=None
+    self, frames: AnyArray, audio: Float[AnyArray, "B T A"], *, train: bool = False, present=None, **told
   ) -> Outputs:
-    outputs = self.system.segment(frames, audio, train=train, present=present)
+    outputs = self.system.segment(frames, audio, train=train, present=present, **told)
     heard = outputs.audio_features
     if self.form == "cosine_released":
       heard = outputs.projected_audio
@@ -147,8 +147,11 @@ class Guided(nn.Module):
       similarity=found.logits, seen_embedding=found.seen, heard_embedding=found.heard, logits=logits
     )
 
-  def __call__(self, frames: AnyArray, log_mel: AnyArray, *, train: bool = False, present=None) -> Outputs:
-    return self.segment(frames, self.listen(log_mel, train=train), train=train, present=present)
+  def __call__(
+    self, frames: AnyArray, log_mel: AnyArray, *, train: bool = False, present=None, **told
+  ) -> Outputs:
+    audio = self.listen(log_mel, train=train)
+    return self.segment(frames, audio, train=train, present=present, **told)
 
 
 def gated(logits: Float[Array, "B T H W K"], similarity: Float[Array, "B T"]) -> Float[Array, "B T H W K"]:

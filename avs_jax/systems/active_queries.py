@@ -38,6 +38,8 @@ class ActiveQueries(System):
     sampling: "packed" or "plain", equal numbers, see `deformable.sample_packed`.
   """
 
+  READS_MARKS = True
+
   visual: str = "swin_base_w12"
   width: int = 256
   num_queries: int = 100

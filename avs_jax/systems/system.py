@@ -60,7 +60,10 @@ class System(nn.Module):
     num_classes: K; 1 gives a binary mask.
     dtype: compute dtype, "float32" or "bfloat16"; parameters, norms, softmax and losses stay float32.
     remat: recompute the visual encoder's blocks in the backward pass instead of storing them.
+    READS_MARKS: whether `decode` has queries that marks open.
   """
+
+  READS_MARKS = False
 
   visual: str = "pvt_v2_b5"
   audio: str = "vggish"

@@ -93,6 +93,26 @@ def read_pickled_tensor(path: str | os.PathLike) -> np.ndarray:
   )
 
 
+def read_plain(path: str | os.PathLike) -> Any:
+  """What a file of torch.save or pickle holds, be it lists, sets and numbers; nothing of it is run.
+
+  Raises:
+    InputError: the file is missing, damaged, or names anything but plain data and tensors.
+  """
+  path = Path(path)
+  try:
+    return _load(path)
+  except InputError:
+    raise
+  except pickles.RefusedError as error:
+    raise InputError(
+      f"{path} is refused: its pickle names {error}, which plain lists and numbers do not need (nothing of it was"
+      " run); store bare lists."
+    ) from None
+  except BROKEN as error:
+    raise InputError(f"{path} is damaged or cut short ({_brief(error)}): fetch it again.") from None
+
+
 def _brief(error: BaseException) -> str:
   lines = str(error).strip().splitlines()
   return lines[0][:120] if lines else type(error).__name__

@@ -258,6 +258,13 @@ def _encode(text: Any, encoding: Any = "utf-8") -> bytes:
   return text.encode(encoding)
 
 
+def _no_bytes(*content: Any) -> bytes:
+  """The empty bytes, the only ones that a pickle makes by calling their type."""
+  if content:
+    raise DamagedError("bytes made of something")
+  return b""
+
+
 def _parameter(data: Any, *_: Any) -> Any:
   return data
 
@@ -283,6 +290,8 @@ def _allowed() -> dict[tuple[str, str], Any]:
   table: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): Mapping, ("collections", "defaultdict"): lambda *_: Mapping(),
     ("collections", "Counter"): lambda *_: Mapping(), ("builtins", "set"): set, ("builtins", "frozenset"): frozenset,
+    # Protocol 2, torch.save's, names built-ins as Python 2 did.
+    ("__builtin__", "set"): set, ("__builtin__", "frozenset"): frozenset, ("__builtin__", "bytes"): _no_bytes,
     ("_codecs", "encode"): _encode,
     ("torch", "Size"): tuple,
     ("torch._utils", "_rebuild_tensor"): _tensor, ("torch._utils", "_rebuild_tensor_v2"): _tensor,
