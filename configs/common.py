@@ -173,7 +173,15 @@ def from_json(saved: dict, origin: str) -> ConfigDict:
 
 
 def _fill(config: ConfigDict, saved: dict, origin: str) -> None:
-  free = ("visual_args", "audio_args", "encoder_args", "contrast_model", "multipliers", "freeze_epochs", "variants")
+  free = (
+    "visual_args",
+    "audio_args",
+    "encoder_args",
+    "contrast_model",
+    "multipliers",
+    "freeze_epochs",
+    "variants",
+  )
   for key, value in saved.items():
     if key not in config:
       raise InputError(f"{origin}: the setting {key!r} is unknown to this version.")
