@@ -26,7 +26,8 @@ def build_model(config: Any) -> nn.Module:
   if config.debias.contrast != "none":
     model = build_contrast(config, model)
   if config.debias.guide != "none":
-    model = guide.Guided(model, form=config.debias.guide, gate=config.debias.gate)
+    chosen = config.debias
+    model = guide.Guided(model, form=chosen.guide, gate=chosen.gate, gate_training=chosen.gate_training)
   return model
 
 

@@ -115,11 +115,14 @@ class Guided(nn.Module):
     form: one of `FORMS`.
     gate: multiply the mask's probability by the similarity's (a switch for inference, reported apart); see
       `gated`.
+    gate_training: multiply in training too, so that the masks' loss reads the product. Where the guide says no,
+      the masks need not learn to say it again, and keep what they know of shape.
   """
 
   system: Any
   form: str = "cosine"
   gate: bool = False
+  gate_training: bool = False
 
   def setup(self) -> None:
     self.guide = Similarity(self.form)
@@ -141,7 +144,7 @@ class Guided(nn.Module):
         )
     found = self.guide(heard, outputs.visual_features, train=train)
     logits = outputs.logits
-    if self.gate and not train:
+    if self.gate and (self.gate_training or not train):
       logits = gated(logits.astype(jnp.float32), found.logits)
     return outputs.replace(
       similarity=found.logits, seen_embedding=found.seen, heard_embedding=found.heard, logits=logits

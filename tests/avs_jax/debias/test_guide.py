@@ -266,6 +266,9 @@ def test_the_gate_is_open_in_training_and_any_system_can_be_guided():
   trained = module.apply(variables, FRAMES, LOG_MEL, train=True)
   np.testing.assert_array_equal(trained.logits, np.ones((2, 3, SIDE, SIDE, 1)))
   assert module.apply(variables, FRAMES, LOG_MEL, train=False).logits.max() < 1
+  both = Guided(Fixed(), gate=True, gate_training=True)
+  shut = both.apply(variables, FRAMES, LOG_MEL, train=True)
+  np.testing.assert_allclose(shut.logits, gated(trained.logits, trained.similarity), rtol=1e-5)
 
 
 def test_a_guide_of_projected_sound_needs_a_system_that_projects_it():
