@@ -11,7 +11,8 @@ Rows of both base models:
   guide_cold       the same with the cosine guide
   negatives_warm   10 % negative pairs after the warm-up that stands in for ImageNet and AudioSet weights
   guide_warm       the same with the cosine guide: the paper's recipe
-  grounded         ours: off-screen sound is cured too
+  grounded         ours, meant to cure off-screen sound too
+The recipes are those of configs/robust.py.
 Rows of AVSBench alone, not for real media: the share of negatives (table 3), the guide's form (7), weight (8).
 """
 
@@ -19,16 +20,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from avs_jax.errors import InputError
+from configs.robust import RECIPES
 from experiments import paper_rows
 from experiments.study import Line, Row, Study, Table
 
 COLD = {"warmup": {"steps": 0}}
-NEGATIVES = {"negatives": {"fraction": 0.1}}
-GUIDE = {"negatives": {"fraction": 0.1}, "debias": {"guide": "cosine"}}
-GROUNDED = {
-  "negatives": {"fraction": 0.1},
-  "debias": {"guide": "localised", "mismatch": 1.0, "gate": True},
-}
+PAPER = RECIPES["paper"]
 # The published widths would take hours on a CPU and are no better on clips this simple.
 SMALL_AVSEGFORMER = {
   "model": {"num_queries": 32, "generator_layers": 2, "encoder_layers": 2, "decoder_layers": 2},
@@ -48,8 +45,8 @@ SETTINGS: dict[str, tuple[str, tuple[Mapping[str, Any], ...], bool, str]] = {
   "generated_multi": ("configs/quickstart.py", (_QUICK, MULTI), True, "MS3"),
   "real_media": ("configs/real_media.py", (_MEDIA,), True, "S4"),
   "real_media_multi": ("configs/real_media.py", (_MEDIA, MULTI), True, "MS3"),
-  "s4": ("configs/s4.py", (_QUICK,), False, "S4"),
-  "ms3": ("configs/ms3.py", (_QUICK,), False, "MS3"),
+  "s4": ("configs/robust.py:prior-s4-", (_QUICK,), False, "S4"),
+  "ms3": ("configs/robust.py:prior-ms3-", (_QUICK,), False, "MS3"),
 }
 NAMES = {"avsbench": "AVSBench", "avsegformer": "AVSegFormer"}
 
@@ -59,32 +56,43 @@ def get_study(arg: str = "generated") -> Study:
     raise InputError(f"experiments/robust.py:{arg}: there is no such data; choose {', '.join(SETTINGS)}.")
   config, common, has_warmup, data = SETTINGS[arg]
   recipes = {
-    "prior": {},
-    **({"negatives_cold": {**NEGATIVES, **COLD}, "guide_cold": {**GUIDE, **COLD}} if has_warmup else {}),
-    "negatives_warm": NEGATIVES,
-    "guide_warm": GUIDE,
-    "grounded": GROUNDED,
+    "prior": RECIPES["prior"],
+    "negatives_warm": RECIPES["negatives"],
+    "guide_warm": PAPER,
+    "grounded": RECIPES["grounded"],
   }
+  if has_warmup:
+    recipes |= {f"{name}_cold": {**recipes[f"{name}_warm"], **COLD} for name in ("negatives", "guide")}
+  colon = "" if ":" in config else ":"
   rows = []
   for system in NAMES:
-    small = (SMALL_AVSEGFORMER,) if system == "avsegformer" and has_warmup else ()
+    extra: tuple[Mapping[str, Any], ...] = ()
+    if system == "avsegformer":
+      extra = (SMALL_AVSEGFORMER,) if has_warmup else ({"loss": {"bce": 1.0}},)
     rows += [
-      Row(f"{system}-{name}", f"{config}:{system}", (*common, *small, changes), before=name == "guide_warm")
+      Row(
+        f"{system}-{name}",
+        f"{config}{colon}{system}",
+        (*common, *(extra if has_warmup or name != "prior" else ()), changes),
+        before=name == "guide_warm",
+      )
       for name, changes in recipes.items()
     ]
   ablations = {
-    "share_20": {**GUIDE, "negatives": {"fraction": 0.2}},
-    "share_30": {**GUIDE, "negatives": {"fraction": 0.3}},
-    "euclidean": {**GUIDE, "debias": {"guide": "euclidean"}},
-    "concat": {**GUIDE, "debias": {"guide": "concat"}},
+    "share_20": {**PAPER, "negatives": {"fraction": 0.2}},
+    "share_30": {**PAPER, "negatives": {"fraction": 0.3}},
+    "euclidean": {**PAPER, "debias": {"guide": "euclidean"}},
+    "concat": {**PAPER, "debias": {"guide": "concat"}},
     **{
-      f"weight_{round(100 * weight)}": {**GUIDE, "debias": {"guide": "cosine", "guide_weight": weight}}
+      f"weight_{round(100 * weight)}": {**PAPER, "debias": {"guide": "cosine", "guide_weight": weight}}
       for weight in (0.8, 0.6, 0.4, 0.2)
     },
   }
   if arg.startswith("real_media"):
     ablations = {}  # too dear for what they add there
-  rows += [Row(f"avsbench-{name}", f"{config}:avsbench", (*common, each)) for name, each in ablations.items()]
+  rows += [
+    Row(f"avsbench-{name}", f"{config}{colon}avsbench", (*common, each)) for name, each in ablations.items()
+  ]
   names = {row.name for row in rows}
   return Study(
     name=f"robust_{arg}",

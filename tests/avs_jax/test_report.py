@@ -1,6 +1,7 @@
 """The scoreboard: what it shows, that it is whole, that a stand-in's name cannot be missed."""
 
 import json
+import statistics
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,9 @@ def figures(seed: int, loud: bool = True) -> dict:
   return metrics.summarise(tally)
 
 
-def four() -> dict:
+def four(seed: int = 0) -> dict:
   names = ("positive", "silence", "noise", "offscreen")
-  return {name: figures(i, name == "positive") for i, name in enumerate(names)}
+  return {name: figures(i + 10 * seed, name == "positive") for i, name in enumerate(names)}
 
 
 def test_the_scoreboard_is_written_three_ways_and_read_back(tmp_path, capsys):
@@ -166,6 +167,29 @@ def test_runs_stand_side_by_side(tmp_path, capsys):
   assert "own iou_frame" in text and "fpr silence" in text and "g_iou" in text
   assert "STAND-IN" in Path(paths["tex"]).read_text()
   assert set(json.loads(Path(paths["json"]).read_text())) == set(boards)
+
+
+def test_several_seeds_of_a_run_become_mean_and_deviation(tmp_path):
+  boards = []
+  for seed in range(3):
+    report.write(str(tmp_path / str(seed)), four(seed), {**RECORD, "seed": seed}, show=False)
+    boards.append(report.read(str(tmp_path / str(seed))))
+  paths = report.compare(str(tmp_path), {"robust": boards, "one": boards[0]}, show=False)
+  text = Path(paths["md"]).read_text()
+  header = [cell.strip() for cell in text.split("| run |")[1].splitlines()[0].split("|")]
+  row = [cell.strip() for cell in text.split("| robust |")[1].splitlines()[0].split("|")]
+  shown = dict(zip(header, row, strict=True))
+  for name, values in {
+    "own iou_frame": report.over_seeds(boards, "positive", "iou_frame"),
+    "fpr noise": report.over_seeds(boards, "noise", "fpr"),
+    "g_iou": report.over_seeds(boards, "global", "g_iou"),
+  }.items():
+    assert shown[name] == f"{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f}"
+  assert shown["seed"] == "0, 1, 2" and "Mean ± standard deviation" in text
+  assert text.split("| one |")[1].splitlines()[0].count("±") == 0
+  assert r"$\pm$" in Path(paths["tex"]).read_text()
+  with pytest.raises(InputError, match="no scoreboard to compare"):
+    report.compare(str(tmp_path), {"robust": []})
 
 
 def test_runs_on_different_data_cannot_share_a_table(tmp_path):

@@ -131,10 +131,17 @@ def test_hard_masks_may_be_saved_in_any_picture_mode(tmp_path, mode):
   assert results == expected(source, values, metrics.probability_counts)
 
 
-def test_folder_names_of_other_programs_are_understood(tmp_path):
+@pytest.mark.parametrize(
+  "names",
+  [
+    ("Original", "silent", "white-noise", "off-screen"),
+    ("audio_wav", "silence", "audio_wav_noise", "audio_wav_misaligned"),
+  ],
+)
+def test_folder_names_of_other_programs_are_understood(tmp_path, names):
   source = Source()
   save_all(tmp_path, source)
-  for old, new in zip(SOUNDS, ("Original", "silent", "white-noise", "off-screen"), strict=True):
+  for old, new in zip(SOUNDS, names, strict=True):
     os.rename(tmp_path / old, tmp_path / new)
   (tmp_path / "unseen_fork").mkdir()
   for clip_id in source.ids:

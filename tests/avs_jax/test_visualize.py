@@ -42,3 +42,32 @@ def test_curves_take_rows_that_lack_some_figures(tmp_path):
   path = visualize.curves(str(tmp_path / "curves.png"), rows, caption="tiny")
   assert matplotlib.image.imread(path).shape[1] > 600
   visualize.curves(path, [], caption="nothing yet")
+
+
+def test_runs_stand_side_by_side_with_a_row_a_frame(tmp_path):
+  rng = np.random.default_rng(0)
+  masks = {sound: rng.random((16, 16)) > 0.5 for sound in ("positive", "silence")}
+  frame, truth = rng.integers(0, 256, (16, 16, 3), np.uint8), rng.random((16, 16)) > 0.5
+  rows = [(frame, truth, {"prior": masks, "robust": masks})] * 2
+  path = visualize.side_by_side(str(tmp_path / "deep" / "a.png"), rows, caption="a stand-in")
+  one = visualize.side_by_side(str(tmp_path / "b.png"), rows[:1], caption="a stand-in")
+  assert matplotlib.image.imread(path).shape[0] > matplotlib.image.imread(one).shape[0]
+
+
+def test_similarities_before_and_after_are_two_panels(tmp_path):
+  found = {
+    "scale": "cosine", "low": -1.0, "high": 1.0,
+    "sounds": {
+      name: {"counts": [0, 3, 1, 0], "mean": 0.1}
+      for name in ("positive", "silence", "noise", "offscreen", "unseen_sheep")
+    },
+  }  # fmt: skip
+  path = visualize.similarities(str(tmp_path / "a.png"), {"before": found, "after": found}, caption="x")
+  one = visualize.similarities(str(tmp_path / "b.png"), {"after": found}, caption="x")
+  assert matplotlib.image.imread(path).shape[1] > 1.8 * matplotlib.image.imread(one).shape[1]
+
+
+def test_a_frontier_takes_recipes_without_a_gate(tmp_path):
+  each = {"operating": [(0.1, 0.8)], "mask": [(0.2, 0.7), (0.1, 0.8)], "gate": [], "best": [(0.1, 0.8)]}
+  path = visualize.frontiers(str(tmp_path / "a.png"), {"prior": each, "robust": each}, caption="x")
+  assert matplotlib.image.imread(path).shape[1] > 700

@@ -382,3 +382,11 @@ def test_avss_says_what_is_wrong_with_its_tables(avss):
   table(avss / "metadata.csv", ("uid", "label", "split"), ("p", "v3", "train"))
   with pytest.raises(InputError, match="p has label='v3'"):
     AVSBench(avss, "avss", "train")
+
+
+def test_published_negatives_lie_beside_the_sounds_in_their_own_folders(s4, avss):
+  source = AVSBench(s4, "s4", "test")
+  path = source.published_negative(0, "audio_wav_noise")
+  assert path.endswith("s4_data/audio_wav_noise/test/helicopter/cc_3.wav")
+  with pytest.raises(InputError, match="AVSS has no folder audio_wav, so no audio_wav_noise beside it"):
+    AVSBench(avss, "avss", "test").published_negative(0, "audio_wav_noise")

@@ -53,17 +53,19 @@ STUDY = """
 """
 
 
-@pytest.fixture
-def study_file(tmp_path) -> Path:
+@pytest.fixture(scope="session")
+def study_file(tmp_path_factory) -> Path:
   """Path of a study file whose config lies beside it."""
-  config, study = tmp_path / "small.py", tmp_path / "study.py"
+  folder = tmp_path_factory.mktemp("study")
+  config, study = folder / "small.py", folder / "study.py"
   config.write_text(textwrap.dedent(CONFIG))
   study.write_text(textwrap.dedent(STUDY.format(config=str(config))))
   return study
 
 
-def leave_results(config, workdir: str) -> None:
+def leave(config, workdir: str) -> None:
   """Writes into `workdir` what a finished run leaves, with masks that have nothing to do with any model."""
+  Path(workdir).mkdir(parents=True, exist_ok=True)
   rng = np.random.default_rng([config.seed, len(str(config.debias.guide))])
   truth = rng.random((6, 8, 8)) > 0.7
   statistics, figures = {}, {}
@@ -92,12 +94,18 @@ def leave_results(config, workdir: str) -> None:
   np.savez_compressed(folder / "four_sounds_0.npz", frames=frames, truth=frames[..., 0] > 0, **masks)
 
 
+@pytest.fixture(scope="session")
+def leave_results():
+  """leave_results(config, folder) writes what a finished run leaves."""
+  return leave
+
+
 @pytest.fixture
 def instant(monkeypatch):
-  """Lets `train` leave results at once; the list holds (title, seed) of every call."""
+  """Lets `train` leave results at once, and draws nothing; the list holds (title, seed) of every call."""
   from avs_jax import train as training
   from avs_jax.logbook import write_config
-  from experiments import run
+  from experiments import figures, run
 
   calls = []
 
@@ -106,8 +114,9 @@ def instant(monkeypatch):
     Path(workdir).mkdir(parents=True, exist_ok=True)
     write_config(config, workdir)
     calls.append((config.title, config.seed))
-    leave_results(config, workdir)
+    leave(config, workdir)
 
   monkeypatch.setattr(training, "train", train)
   monkeypatch.setattr(run, "similarities_before", lambda run: None)
+  monkeypatch.setattr(figures, "draw_all", lambda *arguments: [])
   return calls

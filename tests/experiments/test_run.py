@@ -7,7 +7,9 @@ import pytest
 
 from avs_jax import train as training
 from avs_jax.errors import InputError
-from experiments import records, run, study
+from experiments import figures, records, run, study
+
+DRAW_ALL = figures.draw_all
 
 
 @pytest.fixture
@@ -33,7 +35,8 @@ def test_a_failing_run_is_named_at_the_end_and_the_others_go_on(command, instant
   assert names == {"prior-0.json", "prior-1.json", "guide-0.json", "guide-1.json"}
 
 
-def test_tables_and_figures_are_made_from_records_alone(command, instant, tmp_path, capsys):
+def test_tables_and_figures_are_made_from_records_alone(command, instant, monkeypatch, tmp_path):
+  monkeypatch.setattr(figures, "draw_all", DRAW_ALL)
   command("--only=prior,guide")
   first = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
   assert set(first) == {
@@ -52,9 +55,7 @@ def test_tables_and_figures_are_made_from_records_alone(command, instant, tmp_pa
   assert set(again) == set(first)
 
 
-def test_a_run_whose_record_is_of_the_same_config_is_skipped_and_of_another_is_not(
-  command, instant, study_file, caplog
-):
+def test_a_run_whose_record_is_of_the_same_config_is_skipped_and_of_another_is_not(command, instant, caplog):
   command("--only=prior")
   assert len(instant) == 2
   command("--only=prior")
@@ -68,12 +69,12 @@ def test_a_run_whose_record_is_of_the_same_config_is_skipped_and_of_another_is_n
 
 
 def test_a_setting_that_changes_no_figure_or_is_newer_than_the_record_makes_no_difference(
-  command, instant, study_file
+  command, instant, study_file, tmp_path
 ):
   command("--only=prior", "--seeds=0")
   row = study.load(str(study_file)).row("prior")
   config = study.configure(row, 0)
-  record = records.make("tiny", "prior", config, str(study_file.parent / "runs" / "prior-0"), 1.0)
+  record = records.make("tiny", "prior", config, str(tmp_path / "runs" / "prior-0"), 1.0)
   with config.unlocked():
     config.eval.pictures, config.warmup.folder, config.log.keep, config.title = 0, "/elsewhere", 9, "x"
   assert records.differences(record, config) == []

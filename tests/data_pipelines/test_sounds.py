@@ -1,0 +1,177 @@
+"""The sounds of an evaluation: drawn, published as files, unseen; from the names a config gives."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from avs_jax.errors import InputError
+from configs import tiny
+from data_pipelines import audio, sounds, sources
+from data_pipelines.generated import Generated
+from data_pipelines.layout import write_layout
+from data_pipelines.real_media import DEFAULT_CLASSES
+from data_pipelines.synthesis import UNSEEN, synthesize_unseen
+
+
+@pytest.fixture
+def config():
+  config = tiny.get_config()
+  with config.unlocked():
+    config.data.clips.test, config.data.seconds, config.eval.batch = 4, 5, 2
+  return config
+
+
+@pytest.fixture
+def written(config, tmp_path):
+  """The config on a written-out layout with both folders of published negatives, and the sounds in them."""
+  source = Generated("single", "test", 4, size=32)
+  write_layout(source, tmp_path, "s4", "test")
+  config.data.root = str(tmp_path)
+  rng, held = np.random.default_rng(0), {}
+  for own in sorted(Path(tmp_path).rglob("audio_wav/**/*.wav")):
+    for name, folder in sounds.FOLDERS.items():
+      path = Path(str(own).replace("/audio_wav/", f"/{folder}/"))
+      path.parent.mkdir(parents=True, exist_ok=True)
+      wave = np.round(3000 * rng.standard_normal(80_000)).clip(-32768, 32767) / 32768
+      audio.write_wav(path, wave.astype(np.float32))
+      held[name, own.stem] = path
+  return config, held
+
+
+def rows_of(config, source, name):
+  """log_mel, masks and index of all clips under a sound."""
+  batches = list(sounds.batches(config, source, name))
+  kept = [
+    np.concatenate([batch[key] for batch in batches]) for key in ("log_mel", "masks", "index", "condition")
+  ]
+  return [each[kept[2] >= 0] for each in kept]
+
+
+def test_published_folders_take_the_place_of_drawn_negatives(written):
+  config, held = written
+  source = sources.build(config, "test")
+  config.eval.negative_audio = "published"
+  for name, condition in (("noise", 2), ("offscreen", 3)):
+    log_mel, masks, index, conditions = rows_of(config, source, name)
+    assert (conditions == condition).all() and masks.any()
+    for clip in index:
+      expected = audio.clip_log_mel(audio.read_wav(held[name, source.ids[clip].split("/")[-1]]), 5)
+      np.testing.assert_array_equal(log_mel[clip], expected)
+  config.eval.negative_audio = "drawn"
+  assert np.abs(rows_of(config, source, "noise")[0] - rows_of(config, source, "noise")[0]).max() == 0
+  assert not np.array_equal(rows_of(config, source, "offscreen")[0], log_mel)
+
+
+def test_own_sounds_and_silence_are_the_same_whatever_the_folders(written):
+  config, _ = written
+  source = sources.build(config, "test")
+  drawn = [rows_of(config, source, name)[0] for name in ("positive", "silence")]
+  config.eval.negative_audio = "published"
+  for before, name in zip(drawn, ("positive", "silence"), strict=True):
+    np.testing.assert_array_equal(before, rows_of(config, source, name)[0])
+
+
+def test_the_manifest_names_the_published_folder(written, tmp_path):
+  config, _ = written
+  source = sources.build(config, "test")
+  config.eval.negative_audio, config.eval.unseen = "published", ("thunder",)
+  sounds.write_manifest(config, source, str(tmp_path / "manifest.csv"))
+  with open(tmp_path / "manifest.csv") as file:
+    rows = list(csv.DictReader(file))
+  assert len(rows) == 16
+  assert {(r["condition"], r["donor"], r["kind"]) for r in rows if r["condition"] in sounds.FOLDERS} == {
+    ("noise", "audio_wav_noise", "published"), ("offscreen", "audio_wav_misaligned", "published"),
+  }  # fmt: skip
+
+
+def test_missing_published_sounds_are_counted_and_named(written):
+  config, held = written
+  config.eval.negative_audio = "published"
+  source = sources.build(config, "test")
+  next(path for (name, _), path in held.items() if name == "noise").unlink()
+  with pytest.raises(InputError, match="1 of 4 files are missing, first .*audio_wav_noise"):
+    next(iter(sounds.batches(config, source, "noise")))
+
+
+def test_published_negatives_need_the_published_layout_and_a_known_word(config):
+  source = sources.build(config, "test")
+  config.eval.negative_audio = "published"
+  with pytest.raises(InputError, match="needs data.root in the published layout"):
+    sounds.published(config, source, "noise")
+  assert sounds.published(config, source, "silence") is None
+  config.eval.negative_audio = "x"
+  with pytest.raises(InputError, match="choose drawn or published"):
+    sounds.published(config, source, "noise")
+
+
+def test_an_unseen_sound_is_one_recording_for_all_clips_and_the_masks_stay(config):
+  config.eval.unseen = ("thunder", "sheep")
+  source = sources.build(config, "test")
+  assert sounds.names(config)[-2:] == ("unseen_thunder", "unseen_sheep")
+  log_mel, masks, _, _ = rows_of(config, source, "unseen_thunder")
+  assert len(log_mel) == 4 and masks.any(axis=(1, 2, 3)).all()
+  np.testing.assert_array_equal(log_mel[0], log_mel[3])
+  np.testing.assert_allclose(log_mel[0], audio.clip_log_mel(synthesize_unseen("thunder", 5), 5), atol=1e-6)
+
+
+def test_made_unseen_sounds_are_audible_every_second_and_unlike_each_other():
+  spectra = {}
+  for name in UNSEEN:
+    wave = synthesize_unseen(name, 5)
+    assert wave.dtype == np.float32 and wave.shape == (80_000,)
+    assert np.array_equal(wave, synthesize_unseen(name, 5))
+    assert np.sqrt(np.mean(np.square(wave))) == pytest.approx(0.11, rel=0.1)
+    assert (np.sqrt(np.mean(np.square(wave.reshape(5, -1)), axis=1)) > 0.01).all(), name
+    spectra[name] = np.log(np.abs(np.fft.rfft(wave)).reshape(-1)[:40_000].reshape(100, -1).mean(1) + 1e-3)
+  names = list(spectra)
+  for i, one in enumerate(names):
+    for other in names[i + 1 :]:
+      assert np.corrcoef(spectra[one], spectra[other])[0, 1] < 0.98
+
+
+def test_a_wav_file_is_an_unseen_sound_under_its_own_name(config, tmp_path):
+  path = str(tmp_path / "fork_segment.wav")
+  audio.write_wav(path, 0.1 * np.ones(16_000 * 2, np.float32))
+  config.eval.unseen = (path,)
+  assert sounds.names(config)[-1] == "unseen_fork_segment"
+  wave = sounds.unseen_sound(config, path)
+  assert wave.shape == (80_000,) and wave[:32_000].min() > 0.09 and not wave[32_000:].any()
+
+
+def test_unknown_and_doubled_unseen_sounds_are_one_sentence(config, tmp_path):
+  with pytest.raises(InputError, match="'whale' is no sound here; choose from tuning_fork"):
+    sounds.unseen_sound(config, "whale")
+  with pytest.raises(InputError, match="gone.wav is not there"):
+    sounds.unseen_sound(config, str(tmp_path / "gone.wav"))
+  config.eval.unseen = ("sheep", "else/sheep.wav")
+  with pytest.raises(InputError, match="sheep is there twice"):
+    sounds.names(config)
+
+
+def test_real_media_lend_recordings_of_what_training_leaves_out(config, monkeypatch):
+  from data_pipelines import media_bank
+
+  def item(kind, category, split, name):
+    wave = np.random.default_rng(len(name)).standard_normal(24_000).astype(np.float32)
+    return media_bank.Item(kind, category, split, name, "", "", "", 0.1 * wave)
+
+  items = (
+    item("sound", "owl", "train", "owl.ogg"), item("sound", "dog", "unseen", "dog.ogg"),
+    item("noise", "", "test", "x:LRHits_01.ogg"),
+  )  # fmt: skip
+  bank = media_bank.Bank({"owl": "animal", "dog": "animal"}, items)
+  monkeypatch.setattr(media_bank, "load_bank", lambda cache: bank)
+  config.data.stand_in = "real_media"
+  for name in ("owl", "hits"):
+    wave = sounds.unseen_sound(config, name)
+    assert wave.shape == (80_000,) and np.abs(wave).max() > 0.05
+    np.testing.assert_array_equal(wave, sounds.unseen_sound(config, name))
+  assert "dog" in DEFAULT_CLASSES
+  with pytest.raises(InputError, match="'dog' is heard in training"):
+    sounds.unseen_sound(config, "dog")
+  with pytest.raises(
+    InputError, match="'tuning_fork' is no sound here; choose from owl, hits, thunder, door"
+  ):
+    sounds.unseen_sound(config, "tuning_fork")

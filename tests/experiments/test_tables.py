@@ -1,0 +1,107 @@
+"""Tables say whose figures they show, and show the records' own."""
+
+import copy
+import statistics
+from pathlib import Path
+
+import pytest
+
+from avs_jax.errors import InputError
+from experiments import records, study, tables
+from experiments.paper_rows import printed
+from experiments.study import Line, Table
+
+
+@pytest.fixture(scope="module")
+def made(study_file, leave_results, tmp_path_factory):
+  """(study, records by row) of two rows and three seeds."""
+  found, tmp_path = study.load(str(study_file)), tmp_path_factory.mktemp("made")
+  for name in ("prior", "guide"):
+    for seed in range(3):
+      config, folder = study.configure(found.row(name), seed), str(tmp_path / f"{name}-{seed}")
+      leave_results(config, folder)
+      records.write(str(tmp_path), records.make(found.name, name, config, folder, 60.0))
+  return found, records.read_all(str(tmp_path), found)
+
+
+def table_of(found, name):
+  return next(table for table in found.tables if table.name == name)
+
+
+def test_ours_are_mean_and_deviation_over_the_seeds_beside_the_printed_lines(made):
+  found, kept = made
+  header, rows, notes = tables.build(table_of(found, "table_2"), kept)
+  assert [row[0].split(",")[0] for row in rows].count("AVSBench-S4") == 8
+  ours = {row[1]: dict(zip(header, row, strict=True)) for row in rows if row[0].endswith("ours")}
+  assert set(ours) == {"prior", "guide"}
+  for column, values in {
+    "own iou_frame": [100 * r["figures"]["positive"]["iou_frame"] for r in kept["guide"]],
+    "noise f_max_batch20": [100 * r["figures"]["noise"]["f_max_batch20"] for r in kept["guide"]],
+    "g_iou": [100 * r["global"]["g_iou"] for r in kept["guide"]],
+  }.items():
+    assert ours["guide"][column] == f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+  g_fpr = [r["global"]["g_fpr"] for r in kept["prior"]]
+  assert ours["prior"]["g_fpr"] == f"{statistics.mean(g_fpr):.3f} ± {statistics.stdev(g_fpr):.3f}"
+  assert ours["prior"]["seeds"] == "0, 1, 2"
+  assert ours["prior"]["data"] == "generated single-source clips (stand-in), ours"
+  assert "Not run: wrong." in notes
+
+
+def test_printed_lines_have_the_papers_digits_and_wrong_ones_a_footnote(made):
+  found, kept = made
+  header, rows, notes = tables.build(table_of(found, "table_2"), kept)
+  lines = {row[1]: dict(zip(header, row, strict=True)) for row in rows if "printed" in row[0]}
+  assert lines["SAMA-AVS"]["own f_max_batch20"] == "90.0"
+  assert lines["AVSegFormer + Ours"]["off-screen fpr"] == "0.00"
+  assert lines["AVSBench"]["g_iou"] == "35.032" and lines["AVSBench"]["g_fpr"] == "0.186"
+  marked = [name for name, line in lines.items() if "†" in line["data"]]
+  assert marked == ["Stepping-Stones"]
+  assert notes[0] == "†1 G-mIoU 28.980 is printed, the columns give 29.190."
+
+
+def test_unseen_sounds_have_a_line_each_and_printed_fractions_become_per_cents(made):
+  found, kept = made
+  header, rows, _ = tables.build(table_of(found, "table_5"), kept)
+  assert header[:4] == ["data", "sound", "model", "x"]
+  ours = [row for row in rows if row[0].endswith("ours")]
+  assert [row[1:3] for row in ours] == [["thunder", "prior"], ["thunder", "guide"]]
+  fork = [row for row in rows if row[1] == "Tuning Fork"]
+  assert fork[0][4:7] == ["78.14", "88.16", "0.187"] and fork[1][4:7] == ["0.3", "24.8", "0.0001"]
+
+
+def test_the_frontier_shows_the_operating_point_and_what_thresholds_could_do(made):
+  found, kept = made
+  header, rows, _ = tables.build(table_of(found, "frontier"), kept)
+  shown = dict(zip(header, rows[0], strict=True))
+  values = [100 * r["figures"]["positive"]["iou_frame"] for r in kept["prior"]]
+  assert shown["own iou_frame"].startswith(f"{statistics.mean(values):.1f} ± ")
+  assert "mask and gate, g_fpr <= 0.05" in header
+
+
+def test_the_files_name_the_stand_in_and_the_command(made, tmp_path):
+  found, kept = made
+  paths = tables.write(
+    str(tmp_path), found, table_of(found, "table_4"), kept, "python -m experiments.run --x"
+  )
+  text, latex = (Path(paths[kind]).read_text() for kind in ("md", "tex"))
+  assert (
+    "STAND-IN DATA: generated single-source clips" in text and "    python -m experiments.run --x" in text
+  )
+  assert "STAND-IN DATA" in latex and latex.count("\\begin{") == latex.count("\\end{")
+  assert "G of another run" not in text  # that is MS3's
+
+
+def test_records_of_different_data_cannot_share_a_table(made):
+  found, kept = made
+  other = copy.deepcopy(kept)
+  other["guide"][0]["data_set"] = "S4"
+  with pytest.raises(InputError, match="table_2: its records are of different data"):
+    tables.build(table_of(found, "table_2"), other)
+
+
+def test_a_table_of_ms3_marks_the_lines_of_another_run(made):
+  found, kept = made
+  table = Table("t", "T", "conditions", ("a", "b"), (Line(("x", "y"), "prior"),), printed(9, "MS3"))
+  _, rows, notes = tables.build(table, kept)
+  assert [row[0] for row in rows[:3]] == [f"AVSBench-MS3, printed†{k}" for k in (1, 2, 3)]
+  assert notes[2].startswith("†3 G of another run")
