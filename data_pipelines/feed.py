@@ -102,7 +102,12 @@ def nonsense(config: Any) -> negatives.Negatives | None:
   """The warm-up's clips of silence and noise."""
   share = config.warmup.nonsense
   pairs = negative_pairs(config, "train")
-  return dataclasses.replace(pairs, fraction=share, silence=1.0, noise=1.0, offscreen=0.0) if share else None
+  kinds = tuple(kind for kind in pairs.noise_kinds if kind != TONES)  # recipes share one warm-up
+  return dataclasses.replace(
+    pairs, fraction=share, silence=1.0, noise=1.0, offscreen=0.0, noise_kinds=kinds
+  )
+  if not share:
+    return None
 
 
 def labelled(config: Any, source: Source) -> loader.BatchIterator:
