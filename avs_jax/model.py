@@ -9,13 +9,13 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from avs_jax import losses, systems
+from avs_jax import encoders, losses, systems
 from avs_jax.debias import contrast, guide
 from avs_jax.encoders import efficientnet
 from avs_jax.errors import InputError
 from avs_jax.initialise import initialise
 from avs_jax.step import Objective
-from avs_jax.types import Batch, Outputs
+from avs_jax.types import SAMPLE_RATE_HZ, Batch, Outputs
 
 log = logging.getLogger(__name__)
 
@@ -110,10 +110,11 @@ def segmentation_objective(config: Any) -> Objective:
 
 
 def example_inputs(config: Any) -> tuple[np.ndarray, np.ndarray]:
-  """Frames and log-mel of one empty clip, for tracing. The model's weights do not depend on their size."""
+  """Frames and sound of one empty clip, for tracing. The model's weights do not depend on their size."""
   seconds, size = config.data.seconds, min(config.data.size, 64)
   frames = np.zeros((1, seconds, size, size, 3), np.uint8)
-  return frames, np.zeros((1, seconds, 96, 64), np.float32)
+  second = (SAMPLE_RATE_HZ,) if encoders.takes_waveform(config.model.audio) else (96, 64)
+  return frames, np.zeros((1, seconds, *second), np.float32)
 
 
 def starting_variables(config: Any, model: nn.Module) -> dict[str, Any]:

@@ -37,6 +37,13 @@ def told(batch: Batch) -> dict[str, Any]:
   return {"present": batch.present, **marks}
 
 
+def sound_of(model: nn.Module, batch: Batch) -> Any:
+  """What the model's audio encoder hears of a batch: samples or VGGish examples."""
+  while hasattr(model, "system"):
+    model = model.system
+  return batch.waveform if getattr(model, "takes_waveform", False) else batch.log_mel
+
+
 def forward(
   model: nn.Module, variables: Mapping[str, Any], batch: Batch, key: jax.Array, frozen: tuple[str, ...] = ()
 ) -> tuple[Outputs, Any]:
@@ -54,7 +61,7 @@ def forward(
     outputs, moved = model.apply(
       variables,
       batch.frames,
-      batch.log_mel,
+      sound_of(model, batch),
       train=True,
       **told(batch),
       rngs={"dropout": key},
@@ -164,7 +171,7 @@ def make_predict_step(model: nn.Module, mesh: Mesh) -> Callable[[Mapping[str, An
   """A jitted `predict(variables, batch) -> Outputs` holding logits and similarity only."""
 
   def predict(variables: Mapping[str, Any], batch: Batch) -> Outputs:
-    outputs = model.apply(variables, batch.frames, batch.log_mel, train=False, **told(batch))
+    outputs = model.apply(variables, batch.frames, sound_of(model, batch), train=False, **told(batch))
     return Outputs(logits=outputs.logits, similarity=outputs.similarity, uncertainty=outputs.uncertainty)
 
   replicated = NamedSharding(mesh, PartitionSpec())

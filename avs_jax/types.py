@@ -12,6 +12,9 @@ from jaxtyping import Array, Bool, Float, Int, Int32, UInt8, UInt32
 from numpy import ndarray
 
 AnyArray = Array | ndarray
+SAMPLE_RATE_HZ = 16_000  # of a batch's waveform
+# What an audio encoder is given: VGGish examples, or samples.
+Sound = Float[AnyArray, "B T 96 64"] | Float[AnyArray, "B T S"]
 
 
 class Condition(IntEnum):
@@ -38,7 +41,7 @@ class Batch:
     present: real frames; False is padding (AVSS clips of five seconds).
     condition: a `Condition` per clip.
     index: position of the clip in its source's list of ids, -1 for a row that only pads the batch.
-    waveform: mono samples in [-1, 1], only where a system takes raw sound.
+    waveform: mono samples in [-1, 1] at 16 kHz, a second a row, only where something takes raw sound.
     sounding: categories heard in each second, where the data set says so.
     visible: categories seen in the clip, where the data set says so.
     marks: 1 for the queries that each second's sound opens; added by avs_jax/perception.

@@ -28,7 +28,8 @@ from avs_jax.errors import InputError
 from avs_jax.initial import constant, normal, torch_default
 from avs_jax.initialise import initialise
 from avs_jax.model import adopt, example_inputs
-from avs_jax.types import AnyArray, Batch, Condition
+from avs_jax.step import sound_of
+from avs_jax.types import AnyArray, Batch, Condition, Sound
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +51,12 @@ class Recogniser(nn.Module):
 
   @nn.compact
   def __call__(
-    self, frames: AnyArray, log_mel: Float[AnyArray, "B T 96 64"], *, train: bool = False
+    self, frames: AnyArray, sound: Sound, *, train: bool = False
   ) -> tuple[Float[Array, "B T G"], Float[Array, "B T G"]]:
     """Returns the class logits of each picture and of each second of sound."""
     clips, seconds = frames.shape[:2]
     seen = self.system.see(frames, train=train)[-1].astype(jnp.float32).mean((1, 2))  # [B*T, C]
-    heard = self.system.listen(log_mel, train=train).astype(jnp.float32)  # [B, T, A]
+    heard = self.system.listen(sound, train=train).astype(jnp.float32)  # [B, T, A]
     seen = nn.Dense(self.width, kernel_init=torch_default, name="visual_proj")(
       seen.reshape(clips, seconds, -1)
     )  # [B, T, D]
@@ -183,7 +184,7 @@ def _train(
       (seen, heard), moved = recogniser.apply(
         {"params": params, "batch_stats": statistics},
         batch.frames,
-        batch.log_mel,
+        sound_of(recogniser, batch),
         train=True,
         rngs={"dropout": key},
         mutable=["batch_stats"],

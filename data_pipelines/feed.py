@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from avs_jax import encoders
+from avs_jax.errors import InputError
 from data_pipelines import loader, negatives
 from data_pipelines.clips import Source
 from data_pipelines.noising import TONES, Augment, Diffusion, Noising
@@ -136,8 +138,25 @@ def evaluation(config: Any, source: Source, condition: int) -> Iterator[Mapping[
 
 
 def takes_waveform(config: Any) -> bool:
-  """Whether batches carry raw sound."""
-  return config.marks.kind == "classifier"
+  """Whether batches carry raw sound: for marks, or for an audio encoder with a front end of its own.
+
+  Raises:
+    InputError: such an encoder does not hear what other settings do to log-mels.
+  """
+  if not encoders.takes_waveform(config.model.audio):
+    return config.marks.kind == "classifier"
+  for setting, is_set in (
+    ("noising.where=log_mel", config.noising.where == "log_mel"),
+    ("augment.mask_bands", config.augment.mask_bands > 0),
+    ("augment.mask_frames", config.augment.mask_frames > 0),
+    ("negatives.front_end=as_published", config.negatives.front_end == "as_published"),
+  ):
+    if is_set:
+      raise InputError(
+        f"{setting} changes VGGish's log-mels, and model.audio={config.model.audio} hears the sound itself;"
+        " take it back, or set model.audio=vggish."
+      )
+  return True
 
 
 def training_sounds(config: Any, *, waveform: bool) -> Iterator[Mapping[str, np.ndarray]]:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from avs_jax.errors import InputError
 from avs_jax.systems.system import Scene
-from avs_jax.types import AnyArray, Outputs
+from avs_jax.types import AnyArray, Outputs, Sound
 
 STRATEGIES = ("ensemble", "bias_only", "uncertainty", "visual_only")
 OPERATIONS = ("subtract", "product")
@@ -207,13 +207,18 @@ class Contrast(nn.Module):
       **{name: self.choice(name) for name in ("schedule", "steps", "beta_start", "beta_end", "pure")}
     )
 
-  def listen(self, log_mel: Float[AnyArray, "B T 96 64"], *, train: bool = False) -> Float[Array, "B T A"]:
+  def listen(self, sound: Sound, *, train: bool = False) -> Float[Array, "B T A"]:
     """One embedding a second; where the log-mel is noised, the noised sound's behind it: [B, T, 2 A]."""
-    audio = self.system.listen(log_mel, train=train)
+    audio = self.system.listen(sound, train=train)
     if self.strategy != "uncertainty" or self.choice("where") != "log_mel":
       return audio
+    if sound.ndim != 4:
+      raise InputError(
+        "debias.contrast_where='log_mel' noises log-mels, and this system's audio encoder takes raw sound; choose"
+        " 'embedding' or 'projected'."
+      )
     mean, std = _LOG_MEL
-    noised = self.noised((jnp.asarray(log_mel, jnp.float32) - mean) / std, train) * std + mean
+    noised = self.noised((jnp.asarray(sound, jnp.float32) - mean) / std, train) * std + mean
     return jnp.concatenate([audio, self.system.listen(noised, train=train)], axis=-1)
 
   def noised(self, x: Float[AnyArray, "B ..."], train: bool) -> Float[Array, "B ..."]:
@@ -293,9 +298,9 @@ class Contrast(nn.Module):
     return self.system.paint(clean.replace(query_masks=masks, query_classes=classes))
 
   def __call__(
-    self, frames: AnyArray, log_mel: AnyArray, *, train: bool = False, present=None, marks=None
+    self, frames: AnyArray, sound: AnyArray, *, train: bool = False, present=None, marks=None
   ) -> Outputs:
-    audio = self.listen(log_mel, train=train)
+    audio = self.listen(sound, train=train)
     return self.segment(frames, audio, train=train, present=present, marks=marks)
 
 

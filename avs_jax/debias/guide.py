@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from avs_jax.errors import InputError
 from avs_jax.initial import constant, torch_default, zeros
-from avs_jax.types import AnyArray, Batch, Condition, Outputs
+from avs_jax.types import AnyArray, Batch, Condition, Outputs, Sound
 
 FORMS = ("cosine", "cosine_released", "cosine_calibrated", "localised", "euclidean", "concat")
 
@@ -127,8 +127,8 @@ class Guided(nn.Module):
   def setup(self) -> None:
     self.guide = Similarity(self.form)
 
-  def listen(self, log_mel: Float[AnyArray, "B T 96 64"], *, train: bool = False) -> Float[Array, "B T A"]:
-    return self.system.listen(log_mel, train=train)
+  def listen(self, sound: Sound, *, train: bool = False) -> Float[Array, "B T A"]:
+    return self.system.listen(sound, train=train)
 
   def segment(
     self, frames: AnyArray, audio: Float[AnyArray, "B T A"], *, train: bool = False, present=None, **told
@@ -151,9 +151,9 @@ class Guided(nn.Module):
     )
 
   def __call__(
-    self, frames: AnyArray, log_mel: AnyArray, *, train: bool = False, present=None, **told
+    self, frames: AnyArray, sound: AnyArray, *, train: bool = False, present=None, **told
   ) -> Outputs:
-    audio = self.listen(log_mel, train=train)
+    audio = self.listen(sound, train=train)
     return self.segment(frames, audio, train=train, present=present, **told)
 
 

@@ -1,4 +1,4 @@
-"""What every audio-visual segmentation system here is: `segment(frames, listen(log_mel))`."""
+"""What every audio-visual segmentation system here is: `segment(frames, listen(sound))`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,9 +10,10 @@ from flax.core import FrozenDict
 from jaxtyping import Array, Bool, Float, UInt8
 
 from avs_jax import encoders
+from avs_jax.encoders.raw_sound import upsample
 from avs_jax.errors import InputError
 from avs_jax.layers import resize_bilinear
-from avs_jax.types import AnyArray, Outputs
+from avs_jax.types import SAMPLE_RATE_HZ, AnyArray, Outputs, Sound
 
 
 @flax.struct.dataclass
@@ -102,10 +103,32 @@ class System(nn.Module):
     self.visual_encoder = encoders.build(self.visual, dtype=compute, **visual_args)
     self.audio_encoder = encoders.build(self.audio, dtype=compute, **dict(self.audio_args))
 
-  def listen(self, log_mel: Float[AnyArray, "B T 96 64"], *, train: bool = False) -> Float[Array, "B T A"]:
-    """One embedding a second."""
-    clips, seconds = log_mel.shape[:2]
-    flat = jnp.asarray(log_mel).reshape(clips * seconds, *log_mel.shape[2:])  # [B*T, 96, 64]
+  @property
+  def takes_waveform(self) -> bool:
+    """Whether `listen` wants samples; else VGGish examples."""
+    return encoders.takes_waveform(self.audio)
+
+  def listen(self, sound: Sound, *, train: bool = False) -> Float[Array, "B T A"]:
+    """One embedding a second.
+
+    Args:
+      sound: VGGish examples or, for an encoder that takes them, samples at 16 kHz.
+    """
+    clips, seconds = sound.shape[:2]
+    flat = jnp.asarray(sound)
+    if self.takes_waveform != (flat.ndim == 3):
+      wanted = "samples [B, T, S]" if self.takes_waveform else "VGGish examples [B, T, 96, 64]"
+      raise InputError(f"model.audio={self.audio!r} hears {wanted}; it was given {list(flat.shape)}.")
+    if self.takes_waveform:
+      factor, rest = divmod(self.audio_encoder.sample_rate_hz, SAMPLE_RATE_HZ)
+      if rest:
+        raise InputError(
+          f"model.audio_args.sample_rate_hz={self.audio_encoder.sample_rate_hz} is no multiple of"
+          f" {SAMPLE_RATE_HZ} Hz, at which sounds are kept; give one that is."
+        )
+      flat = upsample(flat.reshape(clips, -1), factor).reshape(clips * seconds, -1)  # [B*T, S]
+    else:
+      flat = flat.reshape(-1, *flat.shape[2:])  # [B*T, 96, 64]
     return self.audio_encoder(flat, train=train).reshape(clips, seconds, -1)  # [B, T, A]
 
   def see(
@@ -189,11 +212,11 @@ class System(nn.Module):
   def __call__(
     self,
     frames: UInt8[AnyArray, "B T H W 3"] | Float[AnyArray, "B T H W 3"],
-    log_mel: Float[AnyArray, "B T 96 64"],
+    sound: Sound,
     *,
     train: bool = False,
     present: Bool[AnyArray, "B T"] | None = None,
     marks: Float[AnyArray, "B T Q"] | None = None,
   ) -> Outputs:
-    audio = self.listen(log_mel, train=train)
+    audio = self.listen(sound, train=train)
     return self.segment(frames, audio, train=train, present=present, marks=marks)

@@ -16,6 +16,7 @@ import numpy as np
 from flax import traverse_util
 
 from avs_jax.errors import InputError
+from avs_jax.types import SAMPLE_RATE_HZ
 from avs_jax.weights import dialects, names
 from avs_jax.weights.spellings import State
 
@@ -85,8 +86,9 @@ def abstract_variables(name: str, **overrides: Any) -> Variables:
 
   if name in systems.NAMES:
     frames = jax.ShapeDtypeStruct((1, 5, 64, 64, 3), jnp.float32)
-    log_mel = jax.ShapeDtypeStruct((1, 5, 96, 64), jnp.float32)
-    return _trace(systems.build(name, **overrides), frames, log_mel)
+    module = systems.build(name, **overrides)
+    second = (SAMPLE_RATE_HZ,) if module.takes_waveform else (96, 64)
+    return _trace(module, frames, jax.ShapeDtypeStruct((1, 5, *second), jnp.float32))
   known = ", ".join((*encoders.NAMES, *systems.NAMES))
   raise InputError(f"'{name}' is neither an encoder nor a system; give one of: {known}.")
 

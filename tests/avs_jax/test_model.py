@@ -20,6 +20,8 @@ def test_example_inputs_are_small_whatever_the_config(small):
   frames, log_mel = example_inputs(small({"data.size": 224, "data.seconds": 5}))
   assert frames.shape == (1, 5, 64, 64, 3)
   assert log_mel.shape == (1, 5, 96, 64)
+  _, waveform = example_inputs(small({"model.audio": "beats"}))
+  assert waveform.shape == (1, 2, 16_000)
 
 
 def test_another_runs_weights_are_taken_where_name_and_shape_fit(finished, small, same):

@@ -58,6 +58,11 @@ def plain(one_step):
   return one_step(DEAF)
 
 
+@pytest.fixture(scope="module")
+def usual(one_step):
+  return one_step({})
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("pieces", "devices"), [(4, 1), (2, 2)])
 def test_accumulating_over_pieces_gives_the_gradient_of_the_whole_batch(one_step, plain, pieces, devices):
@@ -74,8 +79,8 @@ def test_rematerialisation_gives_the_same_step(one_step, plain):
 
 
 @pytest.mark.slow
-def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(one_step):
-  _, exact, told = one_step({})
+def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(one_step, usual):
+  _, exact, told = usual
   _, after, figures = one_step({"model.dtype": "bfloat16"})
   assert {leaf.dtype for leaf in jax.tree.leaves((after.params, after.batch_stats))} == {np.dtype("float32")}
   assert figures["loss"] == pytest.approx(told["loss"], rel=0.02)
@@ -98,8 +103,8 @@ def test_frozen_parts_stay_to_the_bit_and_have_no_optimiser_memory(one_step, sam
   assert not any("audio_encoder" in name or "tpavi_4" in name for name in memory)
 
 
-def test_running_statistics_move_where_nothing_is_frozen(one_step):
-  before, after, _ = one_step({})
+def test_running_statistics_move_where_nothing_is_frozen(usual):
+  before, after, _ = usual
   for x, y in zip(jax.tree.leaves(before.batch_stats), jax.tree.leaves(after.batch_stats), strict=True):
     assert (np.asarray(x) != y).any()
 
@@ -135,3 +140,13 @@ def test_predicting_a_clip_does_not_depend_on_its_neighbours(small):
   assert isinstance(forth, Outputs)
   np.testing.assert_allclose(forth.logits[0], back.logits[1], atol=1e-5)
   assert forth.fused_maps is None
+
+
+def test_an_encoder_of_samples_gets_the_sound_itself(one_step):
+  ear = {"width": 4, "depths": (1,), "heads": (1,), "window": 4, "side": 64, "high_hz": 8000.0}
+  changes = {"model.audio": "htsat", "model.audio_args": {**ear, "sample_rate_hz": 16_000}}
+  _, after, figures = one_step(changes)
+  assert np.isfinite(figures["loss"])
+  # A tenth of the way from 0 to the mean decibels, which for sounds in [-1, 1] lie around -40 in each band.
+  moved = after.batch_stats["audio_encoder"]["bn0"]["mean"]
+  assert (moved < -1).all() and (moved > -10).all()

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from avs_jax import systems
+from avs_jax.encoders.raw_sound import upsample
+from avs_jax.errors import InputError
 from avs_jax.initialise import initialise
 
 RANDOM = np.random.default_rng(0)
@@ -71,3 +73,48 @@ def test_arrays_of_numpy_and_of_jax_are_taken_alike(model, variables):
   np.testing.assert_array_equal(seen, model.apply(variables, jnp.asarray(FRAMES[:, :1]), method="see")[0])
   audio = model.apply(variables, LOG_MEL[:, :1], method="listen")
   np.testing.assert_array_equal(audio, model.apply(variables, jnp.asarray(LOG_MEL[:, :1]), method="listen"))
+
+
+# HTS-AT at the rate of the clips: one stage of one block.
+EAR = {"width": 4, "depths": (1,), "heads": (1,), "window": 4, "side": 64, "high_hz": 8000.0, "hop": 640}
+
+
+def with_ear(**settings):
+  args = {**EAR, "sample_rate_hz": 32_000, **settings}
+  return systems.build(
+    "avsbench",
+    visual="conv_pyramid",
+    visual_args={"width": 4},
+    audio="htsat",
+    audio_args=args,
+    tpavi_stages=(),
+  )
+
+
+def test_an_encoder_of_samples_hears_each_second_at_its_own_rate():
+  model = with_ear()
+  waveform = jnp.asarray(RANDOM.uniform(-1, 1, (2, 3, 16_000)), jnp.float32)
+  variables = initialise(model, waveform, seed=0, method="listen")
+  heard = jax.jit(functools.partial(model.apply, method="listen"))(variables, waveform)
+  assert model.takes_waveform and heard.shape == (2, 3, 4)
+  clip = upsample(waveform[:1].reshape(1, -1), 2).reshape(3, 32_000)
+  encoder = model.bind(variables).audio_encoder.clone(parent=None, name=None)
+  own = {name: tree["audio_encoder"] for name, tree in variables.items()}
+  np.testing.assert_allclose(heard[0], jax.jit(encoder.apply)(own, clip), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  "build, shape, words",
+  [
+    (with_ear, (1, 2, 96, 64), r"'htsat' hears samples \[B, T, S\]; it was given \[1, 2, 96, 64\]"),
+    (
+      lambda: systems.build("avsbench", visual="conv_pyramid"),
+      (1, 2, 16_000),
+      r"'vggish' hears VGGish examples \[B, T, 96, 64\]; it was given \[1, 2, 16000\]",
+    ),
+    (lambda: with_ear(sample_rate_hz=44_100), (1, 2, 16_000), "sample_rate_hz=44100 is no multiple of 16000"),
+  ],
+)
+def test_the_wrong_kind_of_sound_is_refused(build, shape, words):
+  with pytest.raises(InputError, match=words):
+    initialise(build(), np.zeros(shape, np.float32), seed=0, method="listen")

@@ -181,6 +181,13 @@ def test_a_system_without_its_audio_encoder_lacks_it_in_the_variables():
     weights.from_torch("avsbench", whole, **SMALL)
 
 
+def test_a_system_with_an_encoder_of_samples_has_its_tensors():
+  args = {"width": 4, "depths": (1,), "heads": (1,), "window": 4, "side": 64}
+  names = weights.to_torch_names("avsbench", **SMALL, audio="htsat", audio_args=args)
+  ears = {key for key in names if key.startswith("audio_encoder.")}
+  assert ears == {f"audio_encoder.{key}" for key in weights.to_torch_names("htsat", **args)}
+
+
 def test_systems_do_not_drop_what_looks_like_a_head():
   state = zeros(weights.to_torch_names("avsbench", **SMALL)) | {"head.weight": np.zeros(1)}
   with pytest.raises(InputError, match="unexpected 1: head.weight"):

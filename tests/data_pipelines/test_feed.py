@@ -1,0 +1,36 @@
+"""From a config to batches: what they carry follows from what the model hears."""
+
+import pytest
+
+from avs_jax.errors import InputError
+from configs import tiny
+from data_pipelines import feed
+
+
+def config(**changes):
+  made = tiny.get_config()
+  for name, value in changes.items():
+    section, key = name.split("__")
+    made[section][key] = value
+  return made
+
+
+def test_batches_carry_samples_only_where_something_hears_them():
+  assert not feed.takes_waveform(config())
+  assert feed.takes_waveform(config(model__audio="htsat"))
+  assert feed.takes_waveform(config(model__audio="beats", noising__where="waveform"))
+  assert feed.takes_waveform(config(marks__kind="classifier"))
+
+
+@pytest.mark.parametrize(
+  "changes, words",
+  [
+    ({"noising__where": "log_mel"}, "noising.where=log_mel changes VGGish's log-mels, and model.audio=htsat"),
+    ({"augment__mask_bands": 2}, "augment.mask_bands changes"),
+    ({"augment__mask_frames": 2}, "augment.mask_frames changes"),
+    ({"negatives__front_end": "as_published"}, "negatives.front_end=as_published changes"),
+  ],
+)
+def test_changes_of_log_mels_are_refused_where_samples_are_heard(changes, words):
+  with pytest.raises(InputError, match=words):
+    feed.takes_waveform(config(model__audio="htsat", **changes))
