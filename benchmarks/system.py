@@ -22,12 +22,13 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
+from avs_jax import encoders
 from avs_jax import mesh as meshes
 from avs_jax import optimizer as optimizers
 from avs_jax.logbook import versions
 from avs_jax.model import build_model, build_objective, frozen_parts, starting_variables
 from avs_jax.step import TrainState, make_predict_step, make_train_step
-from avs_jax.types import Batch
+from avs_jax.types import SAMPLE_RATE_HZ, Batch
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/ms3.py", "What to measure.", lock_config=True)
 _BATCH = flags.DEFINE_integer("batch", 1, "Clips in a batch.")
@@ -75,7 +76,7 @@ def example_batch(config: Any, clips: int) -> Batch:
   """Random frames and sound of the config's size."""
   random = np.random.default_rng(0)
   seconds, size = config.data.seconds, config.data.size
-  shape = (clips, seconds)
+  shape, hears_samples = (clips, seconds), encoders.takes_waveform(config.model.audio)
   return Batch(
     frames=random.integers(0, 256, (*shape, size, size, 3), np.uint8),
     log_mel=random.normal(size=(*shape, 96, 64)).astype(np.float32),
@@ -84,6 +85,7 @@ def example_batch(config: Any, clips: int) -> Batch:
     present=np.ones(shape, bool),
     condition=np.zeros(clips, np.int32),
     index=np.arange(clips, dtype=np.int32),
+    waveform=random.uniform(-1, 1, (*shape, SAMPLE_RATE_HZ)).astype(np.float32) if hears_samples else None,
   )
 
 

@@ -241,6 +241,18 @@ def test_released_noise_is_added_to_the_projected_sound_and_touches_the_final_ma
   np.testing.assert_allclose(out.aux_logits[0], clean - 1, rtol=1e-4, atol=1e-5)
 
 
+def test_samples_cannot_be_noised_as_a_log_mel():
+  class Ear(Toy):
+    def setup(self):
+      """Without variables."""
+
+    def listen(self, sound, *, train=False):
+      return jnp.asarray(sound)[:, :, :A]
+
+  with pytest.raises(InputError, match="debias.contrast_where='log_mel' noises log-mels, and this system's"):
+    Contrast(Ear(), where="log_mel").apply({}, np.zeros((B, T, 8), np.float32), method="listen")
+
+
 def test_a_noised_log_mel_is_heard_too_and_leaves_the_clean_embedding_to_others(toy):
   module = Contrast(Toy(), where="log_mel", seed=5)
   heard = module.apply(toy, LOG_MEL, method="listen")
