@@ -86,7 +86,7 @@ def four_sounds(
         axis.set_title(f"second {t + 1}", fontsize=8)
   figure.suptitle(textwrap.fill(caption, 18 * (seconds + 1)), fontsize=9)
   figure.supxlabel(columns or "green: correct   orange: false alarm   yellow line: missed", fontsize=8)
-  return _save(figure, path)
+  return save(figure, path)
 
 
 def compared(path: str, folders: Mapping[str, str], *, clips: int = 4, caption: str = "") -> str | None:
@@ -153,7 +153,7 @@ def side_by_side(
     axis.set_yticks([])
   figure.suptitle(caption, fontsize=9)
   figure.supxlabel("green: correct   orange: false alarm   yellow line: missed", fontsize=8)
-  return _save(figure, path)
+  return save(figure, path)
 
 
 def similarities(path: str, panels: Mapping[str, Mapping[str, Any]], *, caption: str) -> str:
@@ -189,7 +189,7 @@ def similarities(path: str, panels: Mapping[str, Mapping[str, Any]], *, caption:
     axis.set_ylabel("share of seconds", fontsize=8)
     axis.legend(fontsize=7)
   figure.suptitle(textwrap.fill(caption, 45 * len(panels)), fontsize=8)
-  return _save(figure, path)
+  return save(figure, path)
 
 
 def frontiers(
@@ -221,10 +221,10 @@ def frontiers(
   axes[0].set_ylabel("positive iou_frame", fontsize=8)
   axes[1].legend(fontsize=7)
   figure.suptitle(f"{caption}; dots: p > 0.5, no gate", fontsize=8)
-  return _save(figure, path)
+  return save(figure, path)
 
 
-def _save(figure: Any, path: str) -> str:
+def save(figure: Any, path: str) -> str:
   os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
   figure.savefig(path, dpi=90)
   return path
@@ -249,4 +249,4 @@ def curves(path: str, rows: Sequence[Mapping[str, Any]], *, caption: str) -> str
     if axis.lines:
       axis.legend(fontsize=8)
   figure.suptitle(caption, fontsize=9)
-  return _save(figure, path)
+  return save(figure, path)
