@@ -16,12 +16,12 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from avs_jax.errors import InputError
 from avs_jax.logbook import duration
-from experiments import figures, records
+from experiments import figures, page, records
 from experiments import tables as papers
 from experiments.study import Row, Study, configure, load
 
@@ -212,6 +212,9 @@ def remaining(due: Sequence[Run], runs: Sequence[Run]) -> float | None:
 def write_tables(study: Study, folder: str, output: str, command: str) -> Iterator[str]:
   """Writes every table and figure from the records alone; gives their paths.
 
+  Args:
+    command: what runs the study; under each table it gets the table's rows and seeds.
+
   Raises:
     InputError: there is no record, or one is broken.
   """
@@ -220,10 +223,23 @@ def write_tables(study: Study, folder: str, output: str, command: str) -> Iterat
     raise InputError(
       f"{os.path.join(folder, study.name)} holds no record of study {study.name}; run it first."
     )
-  yield papers.write_summary(output, study, found, command)
+  for row, some in found.items():
+    for record in some:
+      differs = records.differences(record, configure(study.row(row), record["seed"]))
+      if differs:
+        log.warning(
+          "%s-%d has other settings than the study: %s", row, record["seed"], "; ".join(differs[:3])
+        )
+  yield papers.write_summary(output, study, found, f"{command} --seeds={_seeds(found.values())}")
   for table in study.tables:
-    yield from papers.write(output, study, table, found, command).values()
+    rows = [name for name in dict.fromkeys(line.row for line in table.lines) if name in found]
+    exact = f"{command} --seeds={_seeds(found[name] for name in rows)} --only={','.join(rows)}"
+    yield from papers.write(output, study, table, found, exact).values()
   yield from figures.draw_all(output, study, found)
+
+
+def _seeds(some: Iterable[Sequence[Mapping[str, Any]]]) -> str:
+  return ",".join(map(str, sorted({record["seed"] for each in some for record in each})))
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -237,6 +253,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
   add("--workdir", default="", help="where runs train; default runs/<study>")
   add("--records", default="docs/records", help="where records are kept and found")
   add("--output", default="", help="where tables and figures go; default docs/tables/<study>")
+  add("--into", default="", help="a page that is to hold all tables and figures too, e.g. docs/results.md")
   add("--seeds", default="0,1,2", help="e.g. 0,1,2")
   add("--only", default="", help="rows to run, patterns parted by commas, e.g. 'avsbench-*'")
   add("--set", default="", help='JSON of settings for all rows, e.g. \'{"data": {"root": "..."}}\'')
@@ -252,7 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   study = load(options.study)
   workdir = options.workdir or os.path.join("runs", study.name)
   output = options.output or os.path.join("docs", "tables", study.name)
-  command = f"python -m experiments.run --study={options.study} --seeds={options.seeds}"
+  command = f"python -m experiments.run --study={options.study}"
   command += f" --set='{options.set}'" if options.set else ""
   failed: dict[str, str] = {}
   if not options.tables_only:
@@ -266,8 +283,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     mesh.keep_compiled_programs()
     failed = train_all(study, runs, options.records, options.minutes)
   if options.tables_only or records.read_all(options.records, study):
-    for path in write_tables(study, options.records, output, command):
-      print(path)
+    paths = list(write_tables(study, options.records, output, command))
+    if options.into:
+      paths.append(page.insert(options.into, study, page.compose(study, paths, options.into)))
+    print("\n".join(paths))
   for name, why in failed.items():
     print(f"FAILED {name}: {why} (see {os.path.join(workdir, name, 'error.txt')})", file=sys.stderr)
   return 1 if failed else 0

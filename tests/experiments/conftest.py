@@ -95,9 +95,17 @@ def leave(config, workdir: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def leave_results():
-  """leave_results(config, folder) writes what a finished run leaves."""
-  return leave
+def made(study_file, tmp_path_factory):
+  """(study, records by row) of two rows and three seeds."""
+  from experiments import records, study
+
+  found, folder = study.load(str(study_file)), tmp_path_factory.mktemp("made")
+  for name in ("prior", "guide"):
+    for seed in range(3):
+      config, workdir = study.configure(found.row(name), seed), str(folder / f"{name}-{seed}")
+      leave(config, workdir)
+      records.write(str(folder), records.make(found.name, name, config, workdir, 60.0))
+  return found, records.read_all(str(folder), found)
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ def test_every_contradiction_has_a_sentence():
 
 def test_the_mean_of_the_three_conditions_is_taken_before_g():
   row = next(row for row in paper_rows.TABLE_2 if row.labels == ("SAMA-AVS",) and row.data == "S4")
+  assert row.own and row.negatives
   alone = [
     metrics.global_scores({"iou": row.own[0], "f": row.own[1]}, {"x": {"iou": iou, "f": f, "fpr": fpr}})[
       "g_iou"

@@ -55,6 +55,35 @@ def test_tables_and_figures_are_made_from_records_alone(command, instant, monkey
   assert set(again) == set(first)
 
 
+def test_a_page_holds_all_tables_with_their_commands_and_is_renewed_in_place(command, instant, tmp_path):
+  page = tmp_path / "results.md"
+  page.write_text("# Results\n\nWords.\n")
+  command("--only=prior", f"--into={page}")
+  once = page.read_text()
+  assert once.startswith("# Results\n\nWords.\n\n<!-- study tiny -->\n\n## Tiny study")
+  assert "### T table_2" in once and "--seeds=0,1 --only=prior" in once
+  page.write_text(once + "After.\n")
+  command("--only=prior,guide", f"--into={page}")
+  again = page.read_text()
+  assert again.count("<!-- study tiny -->") == 1 and again.endswith("<!-- end of study tiny -->\nAfter.\n")
+  assert "--seeds=0,1 --only=prior,guide" in again
+  page.write_text(again.replace("<!-- end of study tiny -->", ""))
+  with pytest.raises(InputError, match="must both be there"):
+    command("--tables-only", f"--into={page}")
+
+
+def test_records_of_settings_that_the_study_no_longer_has_are_said(
+  command, instant, tmp_path, monkeypatch, caplog
+):
+  command("--only=prior", "--seeds=0")
+  path = tmp_path / "records" / "tiny" / "prior-0.json"
+  path.write_text(path.read_text().replace('"steps": 4', '"steps": 5'))
+  monkeypatch.setattr(run.log, "propagate", True)
+  with caplog.at_level(logging.WARNING, logger=run.log.name):
+    command("--tables-only")
+  assert "prior-0 has other settings than the study: steps: 5, now 4" in caplog.text
+
+
 def test_a_run_whose_record_is_of_the_same_config_is_skipped_and_of_another_is_not(command, instant, caplog):
   command("--only=prior")
   assert len(instant) == 2

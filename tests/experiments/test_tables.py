@@ -7,21 +7,9 @@ from pathlib import Path
 import pytest
 
 from avs_jax.errors import InputError
-from experiments import records, study, tables
+from experiments import tables
 from experiments.paper_rows import printed
 from experiments.study import Line, Table
-
-
-@pytest.fixture(scope="module")
-def made(study_file, leave_results, tmp_path_factory):
-  """(study, records by row) of two rows and three seeds."""
-  found, tmp_path = study.load(str(study_file)), tmp_path_factory.mktemp("made")
-  for name in ("prior", "guide"):
-    for seed in range(3):
-      config, folder = study.configure(found.row(name), seed), str(tmp_path / f"{name}-{seed}")
-      leave_results(config, folder)
-      records.write(str(tmp_path), records.make(found.name, name, config, folder, 60.0))
-  return found, records.read_all(str(tmp_path), found)
 
 
 def table_of(found, name):
