@@ -41,7 +41,7 @@ def build(name: str, **overrides: Any) -> nn.Module:
   have `channels`, `MEAN` and `STD` (RGB in [0, 255]); `stage(x, i)` runs one stage, for systems that act
   between stages, and `as_map` makes a map of what it gives. Audio encoders map sounds to
   [N, A] and have `dim`: VGGish its examples [N, 96, 64], those of which `takes_waveform` is true samples [N, S]
-  at their `sample_rate_hz`.
+  at their `sample_rate_hz`; the latter also name classes (`recognise`) where they are built `with_classes`.
 
   Args:
     name: one of `NAMES`.

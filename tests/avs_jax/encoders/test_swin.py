@@ -141,6 +141,21 @@ def test_a_ramp_never_drops_the_first_block_and_a_constant_rate_spares_the_mlp()
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+def test_rematerialisation_changes_no_gradient():
+  def gradient(remat):
+    module, variables, x = tiny(side=12, depths=(1,), heads=(1,), remat=remat)
+
+    def loss(params):
+      y = module.apply({"params": params}, x, train=True, rngs={"dropout": jax.random.key(0)})[0]
+      return (y * jnp.arange(4.0)[None, None, None]).mean()
+
+    return jax.jit(jax.grad(loss))(variables["params"])
+
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), gradient(False), gradient(True)
+  )
+
+
 def test_adapters_that_add_nothing_change_nothing():
   module, variables, x = tiny(adapters=True)
   plain, without, _ = tiny()
