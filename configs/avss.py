@@ -11,6 +11,13 @@ every second epoch.
 `:avsegformer` is that paper's recipe (Gao et al., AAAI 2024, row AVSS, PVT: mIoU .3731, F .428): 224 px, AdamW
 2e-5 constant with decay .01 on everything, batch 4, 30 epochs, nothing but VGGish frozen, cross entropy +
 0.1 mix Dice, validation from epoch 10 every second epoch.
+
+`:active_queries` is that paper's recipe (Sun et al., ACM MM 2024, row AVSS, Swin-base: mIoU .4193, with the
+uncertainty strategy .4442): 384 px, AdamW with decay .01, 1e-3 and for the visual encoder's adapters 1e-4, the
+rest of that encoder frozen, 60 epochs, focal + Dice + class loss at every layer, well learned pairs dropped
+with p = .4. Marks come from K-means; the rows above had BEATs: --config.marks.kind=classifier
+--config.marks.weights=BEATs_iter3_plus_AS2M_finetuned.pt. Start from Mask2Former on ADE20K:
+--config.init.system=mask2former-swin-base-ade.safetensors. Batch: not printed, ours.
 """
 
 from ml_collections import ConfigDict

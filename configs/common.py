@@ -72,6 +72,7 @@ _QUERIES = {  # no part but the set's
 _ACTIVE_QUERIES = {
   "data": {"size": 384},
   "model": {"visual": "swin_base_w12"},
+  "marks": {"kind": "kmeans"},  # the paper's best, marks.kind=classifier, needs a file of BEATs
   "loss": _QUERIES,
   "optimizer": {
     "name": "adamw_all",

@@ -10,6 +10,13 @@ Settings: Adam 1e-4 constant, batch 4, 15 epochs, no augmentation, VGGish frozen
 `:avsegformer` is that paper's recipe (Gao et al., AAAI 2024, row S4, PVT: iou_frame .8306): 512 px, AdamW 2e-5
 constant with decay .01 on everything, batch 2, 30 epochs, visual encoder frozen for the first 5, Dice +
 0.1 mix Dice on the first frame. On negatives that loss has no gradient in the masks (see `losses.dice`).
+
+`:active_queries` is that paper's recipe (Sun et al., ACM MM 2024, row S4, Swin-base: iou_frame .8292, with the
+uncertainty strategy .8331): 384 px, AdamW with decay .01, 1e-3 and for the visual encoder's adapters 1e-4, the
+rest of that encoder frozen, 60 epochs, focal + Dice + class loss at every layer, well learned pairs dropped
+with p = .4. Marks come from K-means; the rows above had BEATs: --config.marks.kind=classifier
+--config.marks.weights=BEATs_iter3_plus_AS2M_finetuned.pt. Start from Mask2Former on ADE20K:
+--config.init.system=mask2former-swin-base-ade.safetensors. Batch: not printed, ours.
 """
 
 from ml_collections import ConfigDict

@@ -97,7 +97,7 @@ class MaskedDecoder(nn.Module):
 
   def setup(self) -> None:
     def table(name: str, rows: int) -> Float[Array, "R D"]:
-      return self.param(name, normal(1.0), (rows, self.width), jnp.float32)
+      return jnp.asarray(self.param(name, normal(1.0), (rows, self.width), jnp.float32))
 
     self.queries_features = table("queries_features", self.num_queries)
     self.queries_embedder = table("queries_embedder", self.num_queries)

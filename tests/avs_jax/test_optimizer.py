@@ -163,3 +163,15 @@ def test_a_frozen_name_of_nothing_is_refused():
     InputError, match="no parameter lies under 'audio_encodr'; the model has .*audio_encoder"
   ):
     optimizers.split_trainable(PARAMS, ("audio_encodr",))
+
+
+def test_what_an_exception_names_learns_although_a_frozen_part_holds_it():
+  params = {
+    "eye": {"block": {"qkv": jnp.ones(2), "adapter": jnp.ones(1)}, "stem": jnp.ones(3)},
+    "head": jnp.ones(4),
+  }
+  learns, stays = optimizers.split_trainable(params, ("eye", "!adapter"))
+  assert set(learns) == {"eye", "head"} and set(learns["eye"]["block"]) == {"adapter"}
+  assert set(stays["eye"]) == {"block", "stem"} and set(stays["eye"]["block"]) == {"qkv"}
+  with pytest.raises(InputError, match="no parameter lies under '!adaptor'"):
+    optimizers.split_trainable(params, ("eye", "!adaptor"))

@@ -33,6 +33,27 @@ def test_avsegformer_trains_as_its_authors_trained_it(name):
 
 
 @pytest.mark.parametrize("name", AVSEGFORMER)
+def test_active_queries_train_as_their_paper_says(name):
+  config = load(name, "active_queries")
+  model, rule = config.model, config.optimizer
+  assert (model.visual, model.mode, model.num_queries, model.decoder_layers) == (
+    "swin_base_w12",
+    "paper",
+    100,
+    9,
+  )
+  assert (config.data.size, config.schedule.epochs, rule.name, rule.lr) == (384, 60, "adamw_all", 1e-3)
+  assert rule.multipliers.to_dict() == {"visual_encoder": 0.1}
+  assert {"visual_encoder", "!swin_adapt_1_0", "!swin_adapt_3_2"} <= set(rule.frozen)
+  chosen = losses.settings(config.loss.to_dict())
+  parts = ("bce", "cross_entropy", "dice", "soft_iou", "focal", "mix_dice", "matching_weight", "queries")
+  assert {part: chosen[part] for part in parts if chosen[part]} == {"queries": 1.0}
+  assert chosen["queries_weights"] == (5.0, 5.0, 2.0) and chosen["queries_drop"] == 0.4
+  saved = json.loads(config.to_json_best_effort())
+  assert common.from_json(saved, "config.json").to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize("name", AVSEGFORMER)
 def test_following_one_paper_leaves_the_other_as_it_was(name):
   before = load(name).to_dict()
   config = load(name, "avsegformer")
