@@ -275,7 +275,7 @@ class Contrast(nn.Module):
     both = self.system.decode(
       twice(scene), pair(audio, audio), pair(projected, noised), train=train, marks=open_all
     )
-    clean, biased = (jax.tree.map(lambda x, i=i: x[i::2], both) for i in (0, 1))
+    clean, biased = (jax.tree.map(lambda x, i=i: x.reshape(-1, 2, *x.shape[1:])[:, i], both) for i in (0, 1))
     return self.debias(clean, biased, train)
 
   def debias(self, clean: Outputs, biased: Outputs, train: bool) -> Outputs:

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from avs_jax import systems
+from avs_jax import report, systems
 from avs_jax.debias.contrast import VARIANTS, Contrast, Diffusion, amplify, mask_out, pair, recombine
-from avs_jax.debias.guide import Guided
 from avs_jax.errors import InputError
 from avs_jax.initialise import initialise
 from avs_jax.model import build_model, build_objective, frozen_parts, starting_variables
@@ -473,13 +472,13 @@ def test_an_ensemble_takes_the_weights_of_its_visual_only_run(small, tmp_path):
     starting_variables(other, build_model(other))
 
 
-def test_a_guide_may_stand_inside_a_contrast_too():
-  class Sees(Toy):
-    def decode(self, scene, audio, projected, *, train=False, marks=None):
-      out = super().decode(scene, audio, projected, train=train, marks=marks)
-      return out.replace(visual_features=scene.unfold(scene.pyramid[0]))
+@pytest.mark.slow
+def test_a_guided_gated_contrast_is_trained_stopped_and_judged_under_four_sounds(small, tmp_path, devices):
+  from avs_jax.evaluate import evaluate
+  from avs_jax.train import train
 
-  module = Guided(Contrast(Sees()))
-  variables = initialise(module, FRAMES, LOG_MEL, seed=0)
-  out = module.apply(variables, FRAMES, LOG_MEL)
-  assert out.similarity.shape == (B, T)
+  changes = {"debias.contrast": "bias_only", "debias.guide": "cosine", "debias.gate": True, "steps": 2}
+  config = small({**changes, "eval.conditions": ("positive", "silence")})
+  train(config, str(tmp_path))
+  first = report.read(str(tmp_path))["silence"]
+  assert evaluate(config, str(tmp_path))["silence"]["fpr"] == first["fpr"]
