@@ -33,9 +33,9 @@ GOLDEN = ROOT.parent / "shared" / "golden"
 
 
 def pytest_xdist_auto_num_workers(config) -> int:
-  """Processes to share the tests: up to four for folders; named files are sooner done in this one, 0."""
+  """Processes to share the tests: up to three for folders; named files are sooner done in this one, 0."""
   names = [argument.split("::")[0] for argument in config.args]
-  workers = min(os.cpu_count() or 1, 4)  # a process holds up to 4 GB
+  workers = min(os.cpu_count() or 1, 3)  # the largest model takes 6 GB, others up to 3.5
   return 0 if workers == 1 or all(name.endswith(".py") for name in names) else workers
 
 
