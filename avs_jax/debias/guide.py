@@ -113,8 +113,8 @@ class Guided(nn.Module):
   Attributes:
     system: a module with the methods of `systems.system.System`.
     form: one of `FORMS`.
-    gate: multiply the mask's probability by the similarity's (a switch for inference, reported apart); see
-      `gated`.
+    gate: multiply the mask's probability by the similarity's, and empty the seconds whose sound is likelier to
+      come from elsewhere (a switch for inference, reported apart); see `gated` and `emptied`.
     gate_training: multiply in training too, so that the masks' loss reads the product. Where the guide says no,
       the masks need not learn to say it again, and keep what they know of shape.
   """
@@ -146,6 +146,8 @@ class Guided(nn.Module):
     logits = outputs.logits
     if self.gate and (self.gate_training or not train):
       logits = gated(logits.astype(jnp.float32), found.logits)
+    if self.gate and not train:
+      logits = emptied(logits, found.logits)
     return outputs.replace(
       similarity=found.logits, seen_embedding=found.seen, heard_embedding=found.heard, logits=logits
     )
@@ -170,6 +172,20 @@ def gated(logits: Float[Array, "B T H W K"], similarity: Float[Array, "B T"]) ->
   log_p = jax.nn.log_softmax(logits, axis=-1) + jax.nn.log_sigmoid(similarity)  # [B, T, H, W, K]
   background = jnp.logaddexp(log_p[..., :1], jax.nn.log_sigmoid(-similarity))
   return jnp.concatenate([background, log_p[..., 1:]], axis=-1)
+
+
+def emptied(logits: Float[Array, "B T H W K"], similarity: Float[Array, "B T"]) -> Float[Array, "B T H W K"]:
+  """Logits that say "nothing" for certain in seconds of similarity 0 or less.
+
+  After `gated` no pixel there exceeds one half, so masks stay the same; but a figure that looks for the best
+  threshold would still find the object in what is left of it.
+  """
+  certain = 1e4
+  nothing = jnp.full(logits.shape[-1:], -certain)
+  if logits.shape[-1] > 1:
+    nothing = nothing.at[0].set(certain)
+  is_shut = (similarity <= 0)[:, :, None, None, None]
+  return jnp.where(is_shut, nothing[None, None, None, None], logits)
 
 
 def guide_loss(outputs: Outputs, batch: Batch) -> Float[Array, ""]:

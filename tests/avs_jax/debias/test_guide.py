@@ -10,7 +10,7 @@ import pytest
 from flax import traverse_util
 
 from avs_jax import systems
-from avs_jax.debias.guide import FORMS, Guided, Similarity, compare, cosine, gated, guide_loss
+from avs_jax.debias.guide import FORMS, Guided, Similarity, compare, cosine, emptied, gated, guide_loss
 from avs_jax.errors import InputError
 from avs_jax.initialise import abstract_variables, initialise
 from avs_jax.types import Batch, Condition, Outputs
@@ -239,7 +239,8 @@ def test_listening_and_segmenting_go_through_the_wrapper(variables, guided):
 
 def test_the_gate_multiplies_probabilities_and_nothing_else(variables, guided):
   out = run(Guided(system(), gate=True), variables)
-  expected = jax.nn.sigmoid(guided.logits) * jax.nn.sigmoid(guided.similarity)[:, :, None, None, None]
+  agreement = guided.similarity[:, :, None, None, None]
+  expected = jax.nn.sigmoid(guided.logits) * jax.nn.sigmoid(agreement) * (agreement > 0)
   np.testing.assert_allclose(jax.nn.sigmoid(out.logits), expected, rtol=1e-4)
   np.testing.assert_allclose(out.similarity, guided.similarity, rtol=1e-4, atol=1e-6)
   np.testing.assert_allclose(out.fused_maps[3], guided.fused_maps[3], rtol=1e-4, atol=1e-5)
@@ -284,6 +285,18 @@ def test_a_gate_is_exact_for_logits_of_any_size():
   np.testing.assert_allclose(shut, [-300, -103.0486, -100.6931, -100.0486, -100], atol=1e-3)
   half = jax.nn.sigmoid(gated(logits, jnp.zeros((1, 1))).reshape(-1))
   np.testing.assert_allclose(half, [0, 0.5 * 0.0474259, 0.25, 0.5 * 0.9525741, 0.5], rtol=1e-5, atol=1e-30)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_a_second_whose_sound_is_from_elsewhere_is_emptied_and_others_are_left(classes):
+  logits = draw(1, 3, 2, 2, classes)
+  out = emptied(logits, jnp.array([[-0.1, 0.0, 0.1]]))
+  np.testing.assert_array_equal(out[:, 2], logits[:, 2])
+  sounding = jax.nn.sigmoid(out) if classes == 1 else jax.nn.softmax(out)[..., 1:]
+  assert (sounding[:, :2] == 0).all() and (sounding[:, 2] > 0).all()
+  if classes == 1:  # masks do not change, only what is below one half
+    before = gated(logits, jnp.array([[-0.1, 0.0, 0.1]]))
+    np.testing.assert_array_equal(emptied(before, jnp.array([[-0.1, 0.0, 0.1]])) > 0, before > 0)
 
 
 def test_background_takes_what_a_gate_takes_from_the_classes():
