@@ -52,8 +52,8 @@ class Recogniser(nn.Module):
   @nn.compact
   def __call__(
     self, frames: AnyArray, sound: Sound, *, train: bool = False
-  ) -> tuple[Float[Array, "B T G"], Float[Array, "B T G"]]:
-    """Returns the class logits of each picture and of each second of sound."""
+  ) -> tuple[Float[Array, "B t G"], Float[Array, "B T G"]]:
+    """Returns the class logits of each picture (there may be fewer than seconds) and of each second of sound."""
     clips, seconds = frames.shape[:2]
     seen = self.system.see(frames, train=train)[-1].astype(jnp.float32).mean((1, 2))  # [B*T, C]
     heard = self.system.listen(sound, train=train).astype(jnp.float32)  # [B, T, A]
@@ -69,6 +69,18 @@ class Recogniser(nn.Module):
       return scale * cosine(x[:, :, None], prototypes[None, None])
 
     return compare(seen), compare(heard)
+
+
+def some_frames(frames: AnyArray, count: int, key: Array) -> AnyArray:
+  """`count` neighbouring frames of each clip from a random second on, the same for all; 0 or too many is all.
+
+  Frames of one clip are much alike: a picture each of more clips teaches more for the same work.
+  """
+  seconds = frames.shape[1]
+  if not 0 < count < seconds:
+    return frames
+  start = jax.random.randint(key, (), 0, seconds - count + 1)
+  return jax.lax.dynamic_slice_in_dim(jnp.asarray(frames), start, count, axis=1)
 
 
 def labels(batch: Batch) -> tuple[Bool[Array, "B T G"], Bool[Array, "B T G"]]:
@@ -141,11 +153,12 @@ def warm_up(
 def ingredients(config: Any, source: Any) -> dict[str, Any]:
   """All that decides what the warm-up learns, as JSON holds it."""
   chosen = config.to_dict()
+  given = ("frames",) if config.warmup.frames else ()  # an older warm-up, of all frames, is still found
   found = {
     "seed": config.seed,
     "data_set": [source.title, len(source), zlib.crc32("\n".join(source.ids).encode()), config.data.size],
     "categories": source.categories,
-    "warmup": {key: chosen["warmup"][key] for key in ("steps", "batch", "lr", "nonsense")},
+    "warmup": {key: chosen["warmup"][key] for key in ("steps", "batch", "lr", "nonsense", *given)},
     "model": {key: chosen["model"][key] for key in ("visual", "visual_args", "audio", "audio_args", "dtype")},
     "noising": chosen["noising"],
     "augment": chosen["augment"],
@@ -183,13 +196,14 @@ def _train(
     def loss(params: Any) -> tuple[Array, tuple]:
       (seen, heard), moved = recogniser.apply(
         {"params": params, "batch_stats": statistics},
-        batch.frames,
+        some_frames(batch.frames, config.warmup.frames, key),
         sound_of(recogniser, batch),
         train=True,
         rngs={"dropout": key},
         mutable=["batch_stats"],
       )
       visible, sounding = labels(batch)
+      visible = visible[:, : seen.shape[1]]
       total = naming_loss(seen, visible) + naming_loss(heard, sounding)
       figures = {"loss": total, "seen": accuracy(seen, visible), "heard": accuracy(heard, sounding)}
       return total, (figures, moved.get("batch_stats", statistics))

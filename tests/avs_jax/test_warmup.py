@@ -1,5 +1,6 @@
 """The warm-up teaches both encoders to name what they meet, and is kept for whoever would make the same."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -27,11 +28,24 @@ def test_accuracy_counts_labelled_seconds_only():
   assert float(warmup.accuracy(logits, labels)) == 0.5
 
 
+def test_neighbouring_frames_from_a_random_second_or_all_of_them():
+  frames = np.arange(2 * 5).reshape(2, 5, 1, 1, 1)
+  starts = set()
+  for seed in range(20):
+    some = np.asarray(warmup.some_frames(frames, 2, jax.random.key(seed)))
+    assert some.shape == (2, 2, 1, 1, 1) and (np.diff(some, axis=1) == 1).all()
+    starts.add(int(some[0, 0, 0, 0, 0]))
+  assert starts == {0, 1, 2, 3}
+  for count in (0, 5, 9):
+    assert warmup.some_frames(frames, count, jax.random.key(0)) is frames
+
+
 @pytest.mark.slow
 def test_it_names_better_than_chance_is_kept_and_found_again(small, devices, tmp_path, same, monkeypatch):
   devices(1)
   config = small({
-    "warmup.steps": 60, "warmup.batch": 8, "warmup.lr": 3e-3, "data.clips": {"train": 8, "val": 2, "test": 2},
+    "warmup.steps": 60, "warmup.batch": 8, "warmup.lr": 3e-3, "warmup.frames": 3,
+    "data.clips": {"train": 8, "val": 2, "test": 2},
     "debias.guide": "cosine_calibrated", "model.tpavi_stages": (), "model.audio_args.width": 1 / 16,
   })  # fmt: skip
   model, source = build_model(config), sources.build(config, "train")
