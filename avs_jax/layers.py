@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from avs_jax.convolution import convolve, depthwise_shifted
 from avs_jax.errors import InputError
 from avs_jax.initial import (  # noqa: F401  layers and their initial values are used together
   he_fan_in,
@@ -50,116 +51,20 @@ class Conv(nn.Module):
   def __call__(self, x: Float[Array, "*N H W C"]) -> Float[Array, "*N h w F"]:
     shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.features)
     kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-    pad = self.padding if isinstance(self.padding, str) else [(self.padding, self.padding)] * 2
     lead = x.shape[:-3]
-    y = jax.lax.conv_general_dilated(
+    y = convolve(
       x.reshape(-1, *x.shape[-3:]).astype(self.dtype),  # [N, H, W, C]
-      kernel.astype(self.dtype),
-      window_strides=(self.stride, self.stride),
-      padding=pad,
-      rhs_dilation=(self.dilation, self.dilation),
-      feature_group_count=self.groups,
-      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+      jnp.asarray(kernel, self.dtype),
+      stride=self.stride,
+      padding=self.padding,
+      dilation=self.dilation,
+      groups=self.groups,
     )
     if self.use_bias:
       bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
       # In float32, because the bias's gradient is a sum over all pixels, which bfloat16 cannot hold.
       y = (y.astype(jnp.float32) + bias.reshape((1,) * (y.ndim - 1) + (-1,))).astype(self.dtype)
     return y.reshape(*lead, *y.shape[1:])
-
-
-Padding = tuple[int, int]
-# Elements of a map from which the gradient of a depthwise kernel is summed row by row (measured on 2 cores).
-LARGE_MAP = 2**19
-
-
-def depthwise_shifted(
-  x: Float[Array, "N H W C"],
-  kernel: Float[Array, "k k 1 C"],
-  stride: int,
-  pad: Padding | tuple[Padding, Padding],
-) -> Float[Array, "N h w C"]:
-  """Depthwise convolution as k*k shifted multiply-adds.
-
-  Grouped convolutions are 6 to 16 times slower than this on CPU (jax issue 23713), forward and backward.
-
-  Args:
-    pad: zeros before and after, on both axes, or one such pair for each axis.
-  """
-  pads = pad if isinstance(pad[0], tuple) else (pad, pad)
-  return _depthwise_unit(x, kernel, pads) if stride == 1 else _shifted_sum(x, kernel, stride, pads)
-
-
-def _shifts(
-  x: Float[Array, "N H W C"], size: int, stride: int, pads: tuple[Padding, Padding]
-) -> list[Float[Array, "N h w C"]]:
-  """What each of size * size taps, row by row, sees of the padded `x`."""
-  x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-  rows, cols = ((x.shape[i] - size) // stride * stride + 1 for i in (1, 2))
-  return [x[:, i : i + rows : stride, j : j + cols : stride] for i in range(size) for j in range(size)]
-
-
-def _shifted_sum(
-  x: Float[Array, "N H W C"], kernel: Float[Array, "k k 1 C"], stride: int, pads: tuple[Padding, Padding]
-) -> Float[Array, "N h w C"]:
-  taps = kernel.reshape(-1, 1, 1, 1, kernel.shape[-1])  # [k*k, 1, 1, 1, C]
-  return functools.reduce(
-    jnp.add, (seen * taps[i] for i, seen in enumerate(_shifts(x, kernel.shape[0], stride, pads)))
-  )
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _depthwise_unit(x, kernel, pads):
-  """Stride 1. Its gradient is again a depthwise convolution, which is half the time (and half the compile
-  time) of what differentiating the sum of shifts gives: nine padded copies of the gradient."""
-  return _shifted_sum(x, kernel, 1, pads)
-
-
-def _depthwise_unit_forward(x, kernel, pads):
-  return _shifted_sum(x, kernel, 1, pads), (x, kernel)
-
-
-def _depthwise_unit_backward(pads, kept, slope):
-  x, kernel = kept
-  size = kernel.shape[0]
-  flipped = tuple((size - 1 - before, size - 1 - after) for before, after in pads)
-  to_x = _depthwise_unit(slope, kernel[::-1, ::-1], flipped)
-  if slope.size >= LARGE_MAP:
-    products = _summed_rows(x, slope, size, pads)
-  else:
-    products = [seen * slope.astype(jnp.float32) for seen in _shifts(x, size, 1, pads)]
-  # All k*k sums in one pass over the data: one by one they take twice as long.
-  to_kernel = jax.lax.reduce(
-    products,
-    [jnp.float32(0)] * len(products),
-    lambda a, b: [i + j for i, j in zip(a, b, strict=True)],
-    tuple(range(products[0].ndim - 1)),
-  )
-  return to_x, jnp.stack(to_kernel).reshape(kernel.shape).astype(kernel.dtype)
-
-
-def _summed_rows(
-  x: Float[Array, "N H W C"], slope: Float[Array, "N h w C"], size: int, pads: tuple[Padding, Padding]
-) -> list[Float[Array, "N w C"]]:
-  """What each tap sees of the padded `x` times `slope`, summed over the rows, one row after another.
-
-  XLA's reductions over leading axes run on one CPU core, an element at a time; a loop over rows of plain
-  sums takes a quarter of the time. It takes half a second more to compile, so small maps go without.
-  """
-  x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-  count, rows, cols, channels = slope.shape
-
-  def add(sums: list[Array], row: Array) -> tuple[list[Array], None]:
-    seen = jax.lax.dynamic_slice_in_dim(x, row, size, axis=1)  # [N, k, W, C]
-    here = jax.lax.dynamic_slice_in_dim(slope, row, 1, axis=1)[:, 0].astype(jnp.float32)  # [N, w, C]
-    taps = [(i, j) for i in range(size) for j in range(size)]
-    return [total + seen[:, i, j : j + cols] * here for total, (i, j) in zip(sums, taps, strict=True)], None
-
-  zero = jnp.zeros((count, cols, channels), jnp.float32)
-  return jax.lax.scan(add, [zero] * size**2, jnp.arange(rows))[0]
-
-
-_depthwise_unit.defvjp(_depthwise_unit_forward, _depthwise_unit_backward)
 
 
 class DepthwiseConv(nn.Module):
@@ -252,13 +157,38 @@ class LayerNorm(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, "*N C"]) -> Float[Array, "*N C"]:
     channels = x.shape[-1]
-    wide = (1,) * (x.ndim - 1) + (channels,)
-    scale = self.param("scale", ones, (channels,), jnp.float32).reshape(wide)
-    bias = self.param("bias", zeros, (channels,), jnp.float32).reshape(wide)
-    centred = x.astype(jnp.float32)
-    centred = centred - centred.mean(-1, keepdims=True)
-    variance = jnp.square(centred).mean(-1, keepdims=True)
-    return (centred * jax.lax.rsqrt(variance + self.epsilon) * scale + bias).astype(self.dtype)
+    scale = self.param("scale", ones, (channels,), jnp.float32)
+    bias = self.param("bias", zeros, (channels,), jnp.float32)
+    return _normalise(x, scale, bias, self.epsilon).astype(self.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _normalise(x, scale, bias, epsilon):
+  """Its gradient is written out: differentiating gives, and compiles, many more operations."""
+  return _normalise_forward(x, scale, bias, epsilon)[0]
+
+
+def _normalise_forward(x, scale, bias, epsilon):
+  wide = (1,) * (x.ndim - 1) + (-1,)
+  centred = x.astype(jnp.float32)
+  mean = centred.mean(-1, keepdims=True)
+  centred = centred - mean
+  factor = jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + epsilon)
+  return centred * factor * scale.reshape(wide) + bias.reshape(wide), (x, mean, factor, scale)
+
+
+def _normalise_backward(epsilon, kept, slope):
+  del epsilon
+  x, mean, factor, scale = kept
+  axes = tuple(range(x.ndim - 1))
+  unit = (x.astype(jnp.float32) - mean) * factor
+  to_unit = slope * scale.reshape((1,) * (x.ndim - 1) + (-1,))
+  along = (to_unit * unit).mean(-1, keepdims=True)
+  to_x = factor * (to_unit - to_unit.mean(-1, keepdims=True) - unit * along)
+  return to_x.astype(x.dtype), (slope * unit).sum(axes), slope.sum(axes)
+
+
+_normalise.defvjp(_normalise_forward, _normalise_backward)
 
 
 def attend(

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avs_jax import layers
+from avs_jax import convolution, layers
 from avs_jax.errors import InputError
 
 
@@ -60,7 +60,7 @@ def test_the_shifted_convolution_takes_other_zeros_on_each_side():
       x, kernel, (1, 1), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=2
     )
 
-  ours, to_ours = jax.vjp(lambda *a: layers.depthwise_shifted(*a, 1, pads), x, kernel)
+  ours, to_ours = jax.vjp(lambda *a: convolution.depthwise_shifted(*a, 1, pads), x, kernel)
   theirs, to_theirs = jax.vjp(grouped, x, kernel)
   np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
   tree_close(to_ours(theirs), to_theirs(theirs), rtol=1e-5, atol=1e-4)
@@ -71,9 +71,9 @@ def test_summing_row_by_row_gives_the_same_gradient(kernel, monkeypatch):
   x, weights = draw(2, 6, 7, 3), draw(kernel, kernel, 1, 3, seed=1)
   slope = draw(2, 6, 7, 3, seed=2)
   pads = ((kernel - 1, 0), (1, kernel - 2))
-  whole = jax.vjp(lambda *a: layers.depthwise_shifted(*a, 1, pads), x, weights)[1](slope)
-  monkeypatch.setattr(layers, "LARGE_MAP", 1)
-  rows = jax.vjp(lambda *a: layers.depthwise_shifted(*a, 1, pads), x, weights)[1](slope)
+  whole = jax.vjp(lambda *a: convolution.depthwise_shifted(*a, 1, pads), x, weights)[1](slope)
+  monkeypatch.setattr(convolution, "LARGE_MAP", 1)
+  rows = jax.vjp(lambda *a: convolution.depthwise_shifted(*a, 1, pads), x, weights)[1](slope)
   tree_close(whole, rows, rtol=1e-5, atol=1e-5)
 
 
@@ -113,6 +113,21 @@ def test_layer_norm_is_exact_far_from_zero():
   wide = np.asarray(x, np.float64)
   expected = (wide - wide.mean(1, keepdims=True)) / wide.std(1, keepdims=True)
   np.testing.assert_allclose(layers.LayerNorm().apply(variables, x), expected, atol=2e-3)
+
+
+def test_the_gradient_of_a_layer_norm_is_that_of_its_formula():
+  x, slope = draw(2, 3, 5), draw(2, 3, 5, seed=1)
+  params = {"scale": draw(5, seed=2), "bias": draw(5, seed=3)}
+
+  def formula(params, x):
+    centred = x - x.mean(-1, keepdims=True)
+    unit = centred / jnp.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+    return unit * params["scale"].reshape(1, 1, -1) + params["bias"].reshape(1, 1, -1)
+
+  theirs, to_theirs = jax.vjp(formula, params, x)
+  ours, to_ours = jax.vjp(lambda params, x: layers.LayerNorm().apply({"params": params}, x), params, x)
+  np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+  tree_close(to_ours(slope), to_theirs(slope), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -117,3 +117,9 @@ def test_unknown_epsilons_are_refused_by_name():
 def test_stages_that_do_not_fit_together_are_refused(wrong):
   with pytest.raises(InputError, match="one number a stage, each of dims a multiple of its heads"):
     tiny(**wrong)
+
+
+def test_branches_are_kept_as_often_as_their_rate_says_and_scaled_up():
+  keep = np.asarray(mix_transformer.drawn(jax.random.key(0), np.float32([0, 0.5]), 2000))
+  np.testing.assert_array_equal(keep[0], 1)
+  assert set(np.unique(keep[1])) == {0, 2} and abs(keep[1].mean() - 1) < 0.05
