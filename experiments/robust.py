@@ -13,7 +13,8 @@ Rows of both base models:
   guide_warm       the same with the cosine guide: the paper's recipe
   grounded         ours, meant to cure off-screen sound too
 The recipes are those of configs/robust.py.
-Rows of AVSBench alone, not for real media: the share of negatives (table 3), the guide's form (7), weight (8).
+Rows of AVSBench alone, not for real media: the share of negatives (table 3), the guide's form (7), weight (8), and
+the grounded recipe without each of its parts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,14 @@ SMALL_AVSEGFORMER = {
   "model": {"num_queries": 32, "generator_layers": 2, "encoder_layers": 2, "decoder_layers": 2},
   "loss": {"mix_dice": 0.1},
   "optimizer": {"lr": 1e-3},
+}
+# Parts of the grounded recipe: what a line without it is called, and how it is taken out.
+PARTS: dict[str, tuple[str, Mapping[str, Mapping[str, Any]]]] = {
+  "unmatched": ("without in-batch mismatches", {"debias": {"mismatch": 0.0}}),
+  "untuned": ("without made-up tones", {"negatives": {"tones": 0}}),
+  "pooled": ("guide over the mean of the map", {"debias": {"guide": "cosine_calibrated"}}),
+  "late_gate": ("gate in inference only", {"debias": {"gate_training": False}}),
+  "ungated": ("without the gate", {"debias": {"gate": False, "gate_training": False}}),
 }
 MULTI = {"data": {"name": "ms3"}, "loss": {"name": "ms3"}}
 
@@ -92,11 +101,13 @@ def get_study(arg: str = "generated") -> Study:
     "share_30": {**PAPER, "negatives": {"fraction": 0.3}},
     "euclidean": {**PAPER, "debias": {"guide": "euclidean"}},
     "concat": {**PAPER, "debias": {"guide": "concat"}},
+    "calibrated": {**PAPER, "debias": {"guide": "cosine_calibrated"}},
     **{
       f"weight_{round(100 * weight)}": {**PAPER, "debias": {"guide": "cosine", "guide_weight": weight}}
       for weight in (0.8, 0.6, 0.4, 0.2)
     },
   }
+  ablations |= {f"grounded_{name}": _grounded_but(changes) for name, (_, changes) in PARTS.items()}
   if arg.startswith("real_media"):
     ablations = {}  # too dear for what they add there
   rows += [
@@ -139,7 +150,9 @@ def tables(data: str, has_warmup: bool) -> tuple[Table, ...]:
     Line(("The paper's recipe", "20 %"), "avsbench-share_20"),
     Line(("The paper's recipe", "30 %"), "avsbench-share_30"),
   ]
-  guides = (("cosine", "guide_warm"), ("Euclidean", "euclidean"), ("Concat", "concat"))
+  guides = (
+    ("cosine", "guide_warm"), ("Euclidean", "euclidean"), ("Concat", "concat"), ("calibrated (ours)", "calibrated"),
+  )  # fmt: skip
   weights = (("1.0", "guide_warm"), *((f"{w}", f"weight_{round(100 * w)}") for w in (0.8, 0.6, 0.4, 0.2)))
   fifth = 5 if data == "S4" else 6
   words = ("base", "encoders", "negatives", "guide")
@@ -149,7 +162,8 @@ def tables(data: str, has_warmup: bool) -> tuple[Table, ...]:
     )
     for number in (4, 9)
   )
-  one = {"guides": guides, "weights": weights}
+  parts = (("whole", "grounded"), *((label, f"grounded_{name}") for name, (label, _) in PARTS.items()))
+  one = {"guides": guides, "weights": weights, "parts": parts}
   alone = {
     name: tuple(Line((label,), f"avsbench-{row}") for label, row in each) for name, each in one.items()
   }
@@ -179,11 +193,18 @@ def tables(data: str, has_warmup: bool) -> tuple[Table, ...]:
       "table_9", f"Table 9 ({data}): negatives alone, and with the guide, in full", "conditions", words,
       tuple(effects), long_9,
     ),
+    Table("parts", "The grounded recipe without each of its parts", "conditions", ("recipe",), alone["parts"]),
     Table(
       "frontier", "Positive IoU against G-FPR at other thresholds", "frontier", ("model",),
       (*both, *_lines((("negatives alone", "negatives_warm"),))),
     ),
   )  # fmt: skip
+
+
+def _grounded_but(changes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+  """The grounded recipe with some of its settings changed."""
+  whole = RECIPES["grounded"]
+  return {section: {**settings, **changes.get(section, {})} for section, settings in whole.items()}
 
 
 def _lines(recipes: Sequence[tuple[str, str]]) -> tuple[Line, ...]:
