@@ -150,9 +150,9 @@ def make_train_step(
     figures = {
       "loss": total,
       **parts,
-      "gradient_norm": optax.tree.norm(gradient),
-      "update_norm": optax.tree.norm(update),
-      "parameter_norm": optax.tree.norm(learns),
+      "gradient_norm": optimizers.norm(gradient),
+      "update_norm": optimizers.norm(update),
+      "parameter_norm": optimizers.norm(learns),
     }
     params = optimizers.merge(learns, stays)
     return TrainState(state.step + 1, params, statistics, opt_state), figures

@@ -175,3 +175,8 @@ def test_what_an_exception_names_learns_although_a_frozen_part_holds_it():
   assert set(stays["eye"]) == {"block", "stem"} and set(stays["eye"]["block"]) == {"qkv"}
   with pytest.raises(InputError, match="no parameter lies under '!adaptor'"):
     optimizers.split_trainable(params, ("eye", "!adaptor"))
+
+
+def test_the_norm_is_that_of_all_leaves_together():
+  tree = {"a": jnp.full((300, 300), 0.01), "b": {"c": jnp.full((3,), 2.0), "d": jnp.ones(())}}
+  np.testing.assert_allclose(optimizers.norm(tree), np.sqrt(9 + 12 + 1), rtol=1e-6)
