@@ -253,9 +253,9 @@ def set_loss(outputs: Outputs, batch: Batch, chosen: dict[str, Any]) -> dict[str
   Returns:
     The three parts, weighted so that they add up to the loss.
   """
-  layers = list(zip(outputs.query_masks or (), outputs.query_classes or (), strict=True))
-  assert outputs.marks is not None
-  marks = jnp.asarray(outputs.marks, jnp.float32).reshape(-1, outputs.marks.shape[-1])  # [N, Q]
+  layers: list[Any] = list(zip(outputs.query_masks or (), outputs.query_classes or (), strict=True))
+  marks: Any = outputs.marks
+  marks = jnp.asarray(marks, jnp.float32).reshape(-1, marks.shape[-1])  # [N, Q]
   targets = targets_of(batch, outputs.logits.shape[-1], chosen["queries_targets"])
   keys = None if outputs.draw is None else jax.vmap(jax.random.key)(jnp.asarray(outputs.draw).reshape(-1))
   parts = {"focal": jnp.float32(0), "dice": jnp.float32(0), "class": jnp.float32(0)}

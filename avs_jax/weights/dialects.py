@@ -87,7 +87,7 @@ def _avsegformer(overrides: Mapping[str, object]) -> Dialect:
 
 
 def _active_queries(overrides: Mapping[str, object]) -> Dialect:
-  """bias_in_AVS's models, and the Mask2Former of Hugging Face that they grew from; VGGish lies elsewhere.
+  """bias_in_AVS's models, and the Mask2Former that they grew from (`spellings`); VGGish lies elsewhere.
 
   The paper's class head is not the released one (151 outputs), which a file's tensors are then not put into.
   """

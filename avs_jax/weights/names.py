@@ -43,7 +43,7 @@ def to_original(name: str, state: Mapping[str, np.ndarray], wanted: Collection[s
   """`state` under the original repository's names, without buffers that are no weights.
 
   Args:
-    name: an encoder's name; of other names, and of spellings that are not known, nothing is changed.
+    name: of an encoder or a system; where no spelling of it is known, nothing is changed.
     state: a state_dict as any of the libraries above writes it, perhaps of a larger model.
     wanted: the names that the encoder has.
   """

@@ -306,7 +306,52 @@ _BEATS = (
 )
 _EFFICIENTNET = (Spelling("_conv_stem.weight"),)
 
-# By the first letters of an encoder's name.
+# Mask2Former as its authors' files have it (detectron2), under the names of Hugging Face, whose heirs
+# bias_in_AVS's files are. The backbone keeps its own names.
+
+
+def _apart(state: State, wanted: Collection[str]) -> State:
+  """Hugging Face has three projections in the self-attention where PyTorch's module has one."""
+  for name in [name for name in state if ".self_attn.in_proj_" in name]:
+    base, _, kind = name.partition("in_proj_")
+    for part, rows in zip("qkv", np.split(state.pop(name), 3), strict=True):
+      state[f"{base}{part}_proj.{kind}"] = rows
+  return state
+
+
+_PIXELS, _PREDICTOR = r"^sem_seg_head\.pixel_decoder\.", r"^sem_seg_head\.predictor\."
+_TO_PIXELS, _TO_QUERIES = "model.pixel_level_module.decoder.", "model.transformer_module."
+_MASK2FORMER = (
+  Spelling(
+    "sem_seg_head.predictor.query_feat.weight",
+    (
+      (r"^backbone\.", "model.pixel_level_module.encoder."),
+      (_PIXELS + r"transformer\.", _TO_PIXELS),
+      (_PIXELS + r"input_proj\.", f"{_TO_PIXELS}input_projections."),
+      (_PIXELS + r"mask_features\.", f"{_TO_PIXELS}mask_projection."),
+      (_PIXELS + r"(adapter_1|layer_1)\.norm\.", rf"{_TO_PIXELS}\1.1."),
+      (_PIXELS + r"(adapter_1|layer_1)\.", rf"{_TO_PIXELS}\1.0."),
+      (_PREDICTOR + r"transformer_(self|cross)_attention_layers\.(\d+)\.norm\.",
+       rf"{_TO_QUERIES}decoder.layers.\2.\1_attn_layer_norm."),
+      (_PREDICTOR + r"transformer_(self|cross)_attention_layers\.(\d+)\.(self|multihead)_attn\.",
+       rf"{_TO_QUERIES}decoder.layers.\2.\1_attn."),
+      (_PREDICTOR + r"transformer_ffn_layers\.(\d+)\.norm\.", rf"{_TO_QUERIES}decoder.layers.\1.final_layer_norm."),
+      (_PREDICTOR + r"transformer_ffn_layers\.", f"{_TO_QUERIES}decoder.layers."),
+      (_PREDICTOR + r"decoder_norm\.", f"{_TO_QUERIES}decoder.layernorm."),
+      (_PREDICTOR + r"mask_embed\.layers\.(\d)\.", rf"{_TO_QUERIES}decoder.mask_predictor.mask_embedder.\1.0."),
+      (_PREDICTOR + r"query_embed\.", f"{_TO_QUERIES}queries_embedder."),
+      (_PREDICTOR + r"query_feat\.", f"{_TO_QUERIES}queries_features."),
+      (_PREDICTOR + r"level_embed\.", f"{_TO_QUERIES}level_embed."),
+      (_PREDICTOR + r"class_embed\.", "class_predictor."),
+      (r"(coder\.(?:encoder\.)?layers\.\d+)\.linear(\d)\.", r"\1.fc\2."),
+      (r"(encoder\.layers\.\d+)\.norm1\.", r"\1.self_attn_layer_norm."),
+      (r"(encoder\.layers\.\d+)\.norm2\.", r"\1.final_layer_norm."),
+    ),
+    _apart,
+  ),
+)  # fmt: skip
+
+# By the first letters of an encoder's or a system's name.
 FAMILIES: dict[str, tuple[Spelling, ...]] = {
   "pvt_v2": _MIX,
   "mit": _MIX,
@@ -316,4 +361,5 @@ FAMILIES: dict[str, tuple[Spelling, ...]] = {
   "vggish": _VGGISH,
   "htsat": _HTSAT,
   "beats": _BEATS,
+  "active_queries": _MASK2FORMER,
 }

@@ -1,5 +1,7 @@
 """Active queries: dormant ones neither act nor learn; everything that acts learns; any encoder, size and sound."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -221,6 +223,57 @@ def test_a_segmenter_without_adapters_and_sound_starts_what_it_has(variables):
   absent = {path[:2] for path in traverse_util.flatten_dict(variables["params"]) if path not in placed}
   assert {path[0] for path in absent} >= {"audio_encoder", "audio_proj_0", "cross_a2t"}
   assert ("query_decoder", "class_predictor") in absent and ("query_decoder", "layernorm") not in absent
+
+
+# From the names that bias_in_AVS and Hugging Face use to those in the files of Mask2Former's authors.
+ORIGINAL = (
+  (r"^model_v\.class_predictor", "sem_seg_head.predictor.class_embed"),
+  (r"^model_v\.model\.pixel_level_module\.decoder\.", "sem_seg_head.pixel_decoder."),
+  (r"^model_v\.model\.transformer_module\.decoder\.", "sem_seg_head.predictor."),
+  (r"^model_v\.model\.transformer_module\.", "sem_seg_head.predictor."),
+  (r"pixel_decoder\.(encoder\.|level_embed)", r"pixel_decoder.transformer.\1"),
+  (r"(encoder\.layers\.\d+)\.self_attn_layer_norm", r"\1.norm1"),
+  (r"(encoder\.layers\.\d+)\.final_layer_norm", r"\1.norm2"),
+  (r"(encoder\.layers\.\d+)\.fc", r"\1.linear"),
+  (r"input_projections", "input_proj"),
+  (r"mask_projection", "mask_features"),
+  (r"\.(adapter_1|layer_1)\.0", r".\1"),
+  (r"\.(adapter_1|layer_1)\.1", r".\1.norm"),
+  (
+    r"predictor\.layers\.(\d+)\.(self|cross)_attn_layer_norm",
+    r"predictor.transformer_\2_attention_layers.\1.norm",
+  ),
+  (r"predictor\.layers\.(\d+)\.self_attn", r"predictor.transformer_self_attention_layers.\1.self_attn"),
+  (
+    r"predictor\.layers\.(\d+)\.cross_attn",
+    r"predictor.transformer_cross_attention_layers.\1.multihead_attn",
+  ),
+  (r"predictor\.layers\.(\d+)\.fc", r"predictor.transformer_ffn_layers.\1.linear"),
+  (r"predictor\.layers\.(\d+)\.final_layer_norm", r"predictor.transformer_ffn_layers.\1.norm"),
+  (r"predictor\.layernorm", "predictor.decoder_norm"),
+  (r"mask_predictor\.mask_embedder\.(\d)\.0", r"mask_embed.layers.\1"),
+  (r"queries_embedder", "query_embed"),
+  (r"queries_features", "query_feat"),
+)
+
+
+def test_the_files_of_mask2formers_authors_load_under_their_own_names():
+  small = {**SMALL, "mode": "released", "adapters": False, "head_classes": 3}
+  names = weights.to_torch_names("active_queries", **small)
+  draw = np.random.default_rng(0)
+  drawn = {key: draw.standard_normal(shape).astype(np.float32) for key, shape in names.items()}
+  theirs = {"criterion.empty_weight": np.ones(4, np.float32)}
+  for key, value in drawn.items():
+    for pattern, replacement in ORIGINAL:
+      key = re.sub(pattern, replacement, key)
+    theirs[key] = value
+  for name in [name for name in theirs if ".q_proj." in name]:
+    parts = [theirs.pop(name.replace(".q_proj.", f".{part}_proj.")) for part in "qkv"]
+    theirs[name.replace("q_proj.", "in_proj_")] = np.concatenate(parts)
+  assert "sem_seg_head.predictor.transformer_self_attention_layers.1.self_attn.in_proj_weight" in theirs
+  one, other = (weights.from_torch("active_queries", state, **small) for state in (drawn, theirs))
+  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+    np.testing.assert_array_equal(a, b)
 
 
 def test_settings_that_cannot_be_are_refused(variables):
