@@ -24,7 +24,7 @@ PLACES = (
   *(1, 2, 3, 5, 8, 13, 20, 30, 50, 76, 102, 127),
   *(152, 178, 203, 216, 229, 239, 244, 247, 249, 251, 252, 253, 254),
 )
-GATES = 33  # levels of the gate, at even shares of all similarities
+GATES = 33  # levels of the gate, twice: at even shares of all similarities, and evenly between the extremes
 LIMITS = (0.01, 0.02, 0.05, 0.1)  # of G-FPR, in `summary`
 
 
@@ -106,12 +106,17 @@ def point(statistics: Mapping[str, Statistics], place: int | None, gate: float |
 
 
 def gates(statistics: Mapping[str, Statistics]) -> list[float]:
-  """Levels at even shares of all similarities; none where there is no guide."""
+  """Levels at even shares of all similarities, and as many evenly between the extremes; none without a guide.
+
+  A good guide's similarities lie in two heaps; what a gate trades is decided by the few between them.
+  """
   names = ("positive", *NEGATIVES)
   if not all("similarity" in statistics[name] for name in names):
     return []
   found = np.concatenate([statistics[name]["similarity"][statistics[name]["counted"]] for name in names])
-  return sorted({float(level) for level in np.quantile(found, np.linspace(0, 1, GATES))})
+  shares = np.linspace(0, 1, GATES)
+  levels = np.concatenate([np.quantile(found, shares), found.min() + (found.max() - found.min()) * shares])
+  return sorted({float(level) for level in levels})
 
 
 def sweep(statistics: Mapping[str, Statistics]) -> dict[str, Any]:
