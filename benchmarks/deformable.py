@@ -6,6 +6,7 @@ asks for beside its arguments and results.
   python -m benchmarks.deformable --output=docs/benchmark_deformable.md
 """
 
+import argparse
 import json
 import os
 import platform
@@ -18,14 +19,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
 
 from avs_jax.deformable import FORMS
 from avs_jax.logbook import versions
-
-_REPEATS = flags.DEFINE_integer("repeats", 7, "Timed calls of each form, taken in turn, after one warm-up.")
-_FRAMES = flags.DEFINE_integer("frames", 5, "Pictures in a call.")
-_OUTPUT = flags.DEFINE_string("output", None, "Markdown file to write; its JSON beside it.")
 
 HEADS, POINTS, WIDTH = 8, 4, 256  # AVSegFormer's pixel decoder
 SIZES = {224: ((7, 7), (14, 14), (28, 28)), 512: ((16, 16), (32, 32), (64, 64))}
@@ -117,19 +113,23 @@ def page(results: dict[str, dict[str, dict[str, float]]], frames: int, repeats: 
   return "\n".join([*lines, ""])
 
 
-def main(arguments: list[str]) -> None:
-  del arguments
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("--frames", type=int, default=5, help="Pictures in a call.")
+  parser.add_argument("--repeats", type=int, default=7, help="Timed calls of each form, after one warm-up.")
+  parser.add_argument("--output", help="Markdown file to write; its JSON beside it.")
+  chosen = parser.parse_args()
   results = {
-    f"{side} x {side}": measure(_FRAMES.value, sizes, _REPEATS.value) for side, sizes in SIZES.items()
+    f"{side} x {side}": measure(chosen.frames, sizes, chosen.repeats) for side, sizes in SIZES.items()
   }
-  text = page(results, _FRAMES.value, _REPEATS.value)
+  text = page(results, chosen.frames, chosen.repeats)
   print(text)
-  if _OUTPUT.value:
-    with open(_OUTPUT.value, "w") as file:
+  if chosen.output:
+    with open(chosen.output, "w") as file:
       file.write(text)
-    with open(os.path.splitext(_OUTPUT.value)[0] + ".json", "w") as file:
+    with open(os.path.splitext(chosen.output)[0] + ".json", "w") as file:
       json.dump(results, file, indent=1)
 
 
 if __name__ == "__main__":
-  app.run(main)
+  main()
