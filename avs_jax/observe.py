@@ -190,20 +190,22 @@ def draw(path: str, guiding: Sequence[Mapping[str, Any]], figures: Mapping[str, 
   levels = [int(level) for level in figures["guiding"]]
   by_level.plot(levels, list(figures["guiding"].values()), "o-")
   by_level.set(
-    xlabel="level of the sound", ylabel="IoU with the object that sounds", ylim=(0, 1), xticks=levels
+    xlabel="level of the sound", ylabel="IoU with the object that sounds", ylim=(0, 1.05), xticks=levels
   )
   names = sorted(figures["category"], key=figures["category"].get, reverse=True)
   values = [[row["iou"] for row in guiding if row["category"] == name] for name in names]
   by_category.boxplot(values, tick_labels=names)
-  by_category.set(ylabel="IoU, all levels", ylim=(0, 1))
+  by_category.set(ylabel="IoU, all levels", ylim=(0, 1.05))
   by_category.tick_params("x", rotation=60)
   pairs = list(figures.get("covered", {}))
+  place = np.arange(len(pairs))
   for n, label in enumerate(("first object", "second object")):
-    by_pair.plot(pairs, [figures["covered"][pair][n] for pair in pairs], "o-", label=label)
+    by_pair.plot(place, [figures["covered"][pair][n] for pair in pairs], "o-", label=label)
   if pairs:
-    by_pair.plot(pairs, list(figures["co_avs"].values()), "k--", label="IoU with both")
+    by_pair.plot(place, list(figures["co_avs"].values()), "k--", label="IoU with both")
+    by_pair.set_xticks(place, pairs)
     by_pair.legend(fontsize=8)
-  by_pair.set(xlabel="levels of the two sounds", ylabel="share of the object that is found", ylim=(0, 1))
+  by_pair.set(xlabel="levels of the two sounds", ylabel="share of the object that is found", ylim=(0, 1.05))
   figure.suptitle(caption, fontsize=9)
   return visualize.save(figure, path)
 
