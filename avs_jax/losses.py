@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Scalar, Shaped
 
-from avs_jax import set_losses
+from avs_jax import alignment, set_losses
+from avs_jax.class_losses import class_dice, class_iou
 from avs_jax.errors import InputError
 from avs_jax.types import AnyArray, Batch, Outputs
 
@@ -277,11 +278,14 @@ _BASE: dict[str, dict[str, Any]] = {
   "avsegformer": {"dice": 1.0, "mix_dice": 0.1},
   "avsegformer_avss": {"cross_entropy": 1.0, "mix_dice": 0.1},
   "focal": {"focal": 1.0},
+  "ravs": {"bce": 1.0, "dice": 1.0, "soft_iou": 1.0, "alignment": 0.1},
+  "ravs_avss": {"cross_entropy": 1.0, "class_dice": 1.0, "class_iou": 1.0, "alignment": 0.1},
   # Every layer's queries, matched: as bias_in_AVS's paper says, and as its released semantic code does it.
   "queries": {"queries": 1.0},
   "queries_released": {"queries": 1.0, "queries_form": "released", "queries_last": 1.0, "queries_drop": 0.3},
 }
-_PARTS = ("bce", "cross_entropy", "dice", "soft_iou", "focal", "mix_dice")
+_CLASS_PARTS = {"cross_entropy": cross_entropy, "class_dice": class_dice, "class_iou": class_iou}
+_PARTS = ("bce", *_CLASS_PARTS, "dice", "soft_iou", "focal", "mix_dice")
 _MATCHING = ("none", "kl", "euclidean", "cosine")
 _DEFAULTS: dict[str, Any] = {
   **dict.fromkeys(_PARTS, 0.0),
@@ -292,6 +296,10 @@ _DEFAULTS: dict[str, Any] = {
   "matching_threshold": False,
   "matching_pooling": "avg",
   "matching_target": "audio",
+  "alignment": 0.0,
+  "alignment_threshold": alignment.THRESHOLD,
+  "alignment_scale": alignment.SCALE,
+  "alignment_temperature": alignment.TEMPERATURE,
   "queries": 0.0,
   "queries_form": "paper",
   "queries_weights": (5.0, 5.0, 2.0),
@@ -327,13 +335,14 @@ def objective(config: Mapping[str, Any]) -> Callable[[Outputs, Batch], tuple[Arr
   """The loss a config names: (outputs, batch) -> (total, its parts, weighted so that they add up to it).
 
   Args:
-    config: `name` (s4, ms3, avss, avsegformer, avsegformer_avss, focal, queries, queries_released) and any of:
-      weights of the parts bce, cross_entropy, dice, soft_iou, focal, mix_dice (0 switches a part off); `clamp`
-      (see `bce`); `matching` (none, kl, euclidean, cosine) with `matching_weight`, `matching_normalise`,
-      `matching_threshold`, `matching_pooling` (avg, max), `matching_target` (audio, neighbour); `queries`, the
-      weight of `set_losses.set_loss`, with `queries_form` (paper, released), `queries_weights` (focal, Dice,
-      class), `queries_last` (weight of the last layer, the others have 1), `queries_drop` (chance that a well
-      learned pair is dropped), `queries_targets` (most targets a frame).
+    config: `name` (a key of `_BASE`) and any of: weights of the parts bce, cross_entropy, class_dice, class_iou,
+      dice, soft_iou, focal, mix_dice (0 switches a part off); `clamp` (see `bce`); `matching` (none, kl, euclidean,
+      cosine) with `matching_weight`, `matching_normalise`, `matching_threshold`, `matching_pooling` (avg, max),
+      `matching_target` (audio, neighbour); `alignment`, the weight of `alignment.alignment`, with its threshold,
+      scale and temperature under `alignment_...`; `queries`, the weight of `set_losses.set_loss`, with
+      `queries_form` (paper, released), `queries_weights` (focal, Dice, class), `queries_last` (weight of the last
+      layer, the others have 1), `queries_drop` (chance that a well learned pair is dropped), `queries_targets`
+      (most targets a frame).
   """
   chosen = settings(config)
 
@@ -349,12 +358,12 @@ def objective(config: Mapping[str, Any]) -> Callable[[Outputs, Batch], tuple[Arr
             "loss.mix_dice: this system gives no mix mask; set it to 0 or choose 'avsegformer'."
           )
         value = mix_dice(outputs.mix_mask, masks, weight)
-      elif name == "cross_entropy":
+      elif name in _CLASS_PARTS:
         if classes == 1:
           raise InputError(
-            "loss.cross_entropy: the system has one class; use bce, or build it with num_classes > 1."
+            f"loss.{name}: the system has one class; use bce, or build it with num_classes > 1."
           )
-        value = cross_entropy(outputs.logits, masks, weight)
+        value = _CLASS_PARTS[name](outputs.logits, masks, weight)
       else:
         if classes != 1:
           raise InputError(f"loss.{name}: the system has {classes} classes; use cross_entropy for them.")
@@ -372,6 +381,10 @@ def objective(config: Mapping[str, Any]) -> Callable[[Outputs, Batch], tuple[Arr
           threshold=chosen["matching_threshold"], pooling=pooling, target=chosen["matching_target"],
         )  # fmt: skip
       parts["matching"] = chosen["matching_weight"] * value
+    if chosen["alignment"]:
+      keys = ("threshold", "scale", "temperature")
+      value = alignment.alignment(outputs, batch, **{key: chosen[f"alignment_{key}"] for key in keys})
+      parts["alignment"] = chosen["alignment"] * value
     if chosen["queries"]:
       if outputs.query_masks is None:
         raise InputError("loss.queries: this system predicts no set; set it to 0 or choose 'active_queries'.")

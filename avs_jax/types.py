@@ -81,6 +81,8 @@ class Outputs:
     draw: a random number for each frame, in training, for losses that draw at random.
     mix_mask: AVSegFormer's auxiliary mask logits.
     uncertainty: RAVS's per-pixel uncertainty in [0, 1].
+    groups: group of each cell of the last map that RAVS groups.
+    group_agreement: cosine of each of these groups and the second's sound; `alignment`.
     biased: outputs of a visual-only branch that has a loss of its own; filled by debias/contrast in training.
   """
 
@@ -100,4 +102,6 @@ class Outputs:
   draw: UInt32[AnyArray, "B T"] | None = None
   mix_mask: Float[AnyArray, "..."] | None = None
   uncertainty: Float[AnyArray, "B T H W 1"] | None = None
+  groups: Int[AnyArray, "B T _h _w"] | None = None
+  group_agreement: Float[AnyArray, "B T P"] | None = None
   biased: Any = None

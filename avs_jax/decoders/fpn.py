@@ -60,9 +60,13 @@ class FeatureFusion(nn.Module):
 
   Deviation: the coarsest step takes no second map; the published checkpoints carry weights for it that
   nothing reads, and `weights.from_torch` drops them.
+
+  Attributes:
+    enlarge: double the size; False leaves it.
   """
 
   dtype: Dtype = jnp.float32
+  enlarge: bool = True
 
   @nn.compact
   def __call__(
@@ -73,6 +77,8 @@ class FeatureFusion(nn.Module):
         coarse = resize_bilinear(coarse, fine.shape[1:3], align_corners=True)
       coarse = coarse + ResidualUnit(dtype=self.dtype, name="resConfUnit1")(fine)
     coarse = ResidualUnit(dtype=self.dtype, name="resConfUnit2")(coarse)
+    if not self.enlarge:
+      return coarse
     return resize_bilinear(coarse, [2 * n for n in coarse.shape[1:3]], align_corners=True)
 
 

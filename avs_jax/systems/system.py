@@ -7,7 +7,7 @@ import flax.linen as nn
 import flax.struct
 import jax.numpy as jnp
 from flax.core import FrozenDict
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, Shaped, UInt8
 
 from avs_jax import encoders
 from avs_jax.encoders.raw_sound import upsample
@@ -38,7 +38,7 @@ class Scene:
     """Zero where the frame is padding."""
     return x if self.keep is None else x * self.keep
 
-  def unfold(self, x: Float[Array, "N ..."]) -> Float[Array, "B T ..."]:
+  def unfold(self, x: Shaped[Array, "N ..."]) -> Shaped[Array, "B T ..."]:
     return x.reshape(*self.shape, *x.shape[1:])
 
   def logits(self, x: Float[Array, "N h w K"]) -> Float[Array, "B T H W K"]:
@@ -138,6 +138,12 @@ class System(nn.Module):
 
     uint8 frames are normalised with the encoder's own statistics; float frames are taken as normalised.
     """
+    return self.visual_encoder(self.normalise(frames), train=train)
+
+  def normalise(
+    self, frames: UInt8[AnyArray, "B T H W 3"] | Float[AnyArray, "B T H W 3"]
+  ) -> Float[Array, "N H W 3"]:
+    """Pictures as the visual encoder wants them, clips and seconds folded."""
     flat = jnp.asarray(frames).reshape(-1, *frames.shape[2:])  # [B*T, H, W, 3]
     if flat.dtype == jnp.uint8:
       mean, std = (
@@ -145,7 +151,7 @@ class System(nn.Module):
         for values in (self.visual_encoder.MEAN, self.visual_encoder.STD)
       )
       flat = (flat.astype(jnp.float32) - mean) / std
-    return self.visual_encoder(flat, train=train)
+    return flat
 
   def prepare(self, scene: Scene, *, train: bool = False) -> Any:
     """What `decode` needs of the picture beside the pyramid; here nothing."""

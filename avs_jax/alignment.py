@@ -1,0 +1,64 @@
+"""Contrastive alignment: groups that answer to the sound come nearer to it, the others go away from it."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Scalar
+
+from avs_jax.errors import InputError
+from avs_jax.types import AnyArray, Batch, Condition, Outputs
+
+# RAVS, section 4.1, gives the threshold; scale and temperature are ours (docs/ravs.md).
+THRESHOLD, SCALE, TEMPERATURE = 0.5, 10.0, 0.07
+
+
+def response(agreement: Float[AnyArray, "*N P"], scale: float = SCALE) -> Float[Array, "*N P"]:
+  """sigmoid(A s), how much each group answers to the sound: RAVS, equation 8."""
+  return jax.nn.sigmoid(scale * jnp.asarray(agreement, jnp.float32))
+
+
+def contrast(
+  agreement: Float[AnyArray, "*N P"],
+  threshold: float = THRESHOLD,
+  scale: float = SCALE,
+  temperature: float = TEMPERATURE,
+) -> Float[Array, "*N"]:
+  """-log(sum over P of exp(A/t) / sum over P and N of exp(A/t)): RAVS, equation 9, a value a frame.
+
+  P are the groups whose response exceeds the threshold, N those that stay under it; one that meets it exactly
+  is in neither. Where either is empty there is nothing to tell apart: 0, with zero gradient.
+  """
+  agreement = jnp.asarray(agreement, jnp.float32)
+  answers = jax.lax.stop_gradient(response(agreement, scale))
+  positive, negative = answers > threshold, answers < threshold
+  both = positive.any(-1) & negative.any(-1)
+
+  def gathered(chosen: Bool[Array, "*N P"]) -> Float[Array, "*N"]:
+    chosen = chosen | ~both[..., None]  # never nothing: no infinity, whose gradient is no number
+    return jax.nn.logsumexp(agreement / temperature, axis=-1, where=chosen)
+
+  return jnp.where(both, jax.nn.softplus(gathered(negative) - gathered(positive)), 0)
+
+
+def alignment(outputs: Outputs, batch: Batch, **settings: float) -> Float[Scalar, ""]:
+  """Mean of `contrast` over the real frames of clips that have their own sound; 0 where there are none.
+
+  Masks play no part, empty or not: every frame counts, annotated or not. A sound that is not the picture's
+  (`Batch.condition`) has no groups of its own there.
+
+  Args:
+    **settings: threshold, scale and temperature.
+  """
+  if outputs.group_agreement is None:
+    raise InputError("loss.alignment: this system makes no groups; set it to 0 or choose 'ravs'.")
+  own = (jnp.asarray(batch.condition) == int(Condition.POSITIVE)) & (jnp.asarray(batch.index) >= 0)
+  weight = (jnp.asarray(batch.present) & own[:, None]).astype(jnp.float32)  # [B, T]
+  return (contrast(outputs.group_agreement, **settings) * weight).sum() / jnp.maximum(weight.sum(), 1)
+
+
+def response_map(outputs: Outputs, scale: float = SCALE) -> Float[Array, "B T h w"]:
+  """For pictures: the response of the group that each cell is in; above the threshold is a positive sample."""
+  if outputs.groups is None or outputs.group_agreement is None:
+    raise InputError("only a system that makes groups has responses to show; choose model.system='ravs'.")
+  groups, answers = jnp.asarray(outputs.groups), response(outputs.group_agreement, scale)
+  picked = jnp.take_along_axis(answers, groups.reshape(*groups.shape[:2], -1), axis=-1)  # [B, T, h*w]
+  return picked.reshape(groups.shape)
