@@ -1,0 +1,134 @@
+"""SDAVS: sound gates the picture, both guide each other, and four stages refine the mask (Peng et al.)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from avs_jax.decoders.progressive import PLACES, FullyConnectedHead, ProgressiveDecoder
+from avs_jax.errors import InputError
+from avs_jax.fusion.damf import DIRECTIONS, INTERACTIONS
+from avs_jax.fusion.snrp import CHANNEL_GATES, SELECTORS, keep_size
+from avs_jax.layers import Conv, he_fan_in
+from avs_jax.systems.system import Scene, System
+from avs_jax.types import AnyArray, Outputs, Sound
+
+# Rows and columns of the sound's map: the VGGish features of 96 x 64 log-mels, the embedding, the log-mel.
+SOUND_MAPS = {"features": (6, 4), "embedding": (1, 1), "log_mel": (96, 64)}
+
+
+class SDAVS(System):
+  """SDAVS, binary (S4, MS3) and semantic (AVSS).
+
+  "Selective Noise Suppression and Discriminative Mutual Interaction for Robust Audio-Visual Segmentation",
+  figure 2. There is no public code; docs/sdavs.md lists every choice that the paper leaves open.
+  Deviation: none known.
+
+  Attributes:
+    width: D of the decoder; a multiple of `heads`.
+    sound_map: what is brought to the stages: "features" (VGGish's last map; an encoder without maps gives its
+      embedding), "embedding", or "log_mel".
+    snrp: "before" the fusion, "after" it (table V), "none" (table III).
+    selectors: "both", "channel", "spatial" (table IV).
+    channel_gate: "sigmoid" or "linear", see `SNRP`.
+    damf: "both", "audio_to_visual", "visual_to_audio" (table VI), "none" (table III).
+    stc: whether DAMF has its enhancer (table VI).
+    interaction: "multiply", "add", "straight" (table VIII).
+  """
+
+  width: int = 256
+  heads: int = 8
+  sound_map: str = "features"
+  snrp: str = "before"
+  selectors: str = "both"
+  channel_gate: str = "sigmoid"
+  damf: str = "both"
+  stc: bool = True
+  interaction: str = "multiply"
+
+  def __post_init__(self) -> None:
+    for key, allowed in (
+      ("sound_map", tuple(SOUND_MAPS)),
+      ("snrp", PLACES),
+      ("selectors", SELECTORS),
+      ("channel_gate", CHANNEL_GATES),
+      ("damf", DIRECTIONS),
+      ("interaction", INTERACTIONS),
+    ):
+      value = getattr(self, key)
+      if value not in allowed:
+        raise InputError(f"model.{key}={value!r} is not known; choose one of {', '.join(allowed)}.")
+    if self.width % self.heads:
+      raise InputError(f"model.width={self.width}: sdavs needs a multiple of its {self.heads} heads.")
+    super().__post_init__()
+
+  def setup(self) -> None:
+    self.build_encoders()
+    if self.sound_map == "log_mel" and self.takes_waveform:
+      raise InputError(
+        f"model.sound_map='log_mel': model.audio={self.audio!r} hears samples; choose features or embedding."
+      )
+    compute = jnp.dtype(self.dtype)
+    self.lateral = {
+      str(stage): Conv(self.width, padding=1, dtype=compute, kernel_init=he_fan_in) for stage in (1, 2, 3, 4)
+    }
+    self.audio_proj = nn.Dense(self.width, dtype=compute, kernel_init=keep_size)
+    own = ("heads", "snrp", "selectors", "channel_gate", "damf", "interaction", "stc")
+    stage = tuple((key, getattr(self, key)) for key in own)
+    self.decoder = ProgressiveDecoder(self.width, stage, compute, self.remat)
+    self.head = FullyConnectedHead(self.num_classes, compute)
+
+  @property
+  def has_map(self) -> bool:
+    """Whether the sound has cells beside its embedding."""
+    chosen = self.sound_map
+    return chosen == "log_mel" or (chosen == "features" and hasattr(self.audio_encoder, "features"))
+
+  def listen(self, sound: Sound, *, train: bool = False) -> Float[Array, "B T A"]:
+    """The embedding of each second and behind it, where it has one, the map that the stages are brought."""
+    embedding = super().listen(sound, train=train)
+    if not self.has_map:
+      return embedding
+    cells = jnp.asarray(sound)
+    if self.sound_map == "features":
+      cells = self.audio_encoder.features(cells.reshape(-1, *cells.shape[2:]))  # [B*T, t, m, C]
+    cells = cells.reshape(*embedding.shape[:2], -1)  # [B, T, t*m*C]
+    return jnp.concatenate([embedding, cells.astype(embedding.dtype)], axis=-1)
+
+  def prepare(self, scene: Scene, *, train: bool = False) -> tuple[Float[Array, "N _h _w D"], ...]:
+    """The maps at the decoder's width, finest first."""
+    return tuple(
+      scene.kept(nn.relu(self.lateral[str(stage)](level)))
+      for stage, level in enumerate(scene.pyramid, start=1)
+    )
+
+  def project(self, audio: Float[Array, "B T A"]) -> Float[Array, "B T D"]:
+    """F_a at the decoder's width, its cells side by side."""
+    cells = audio[..., self.audio_encoder.dim :] if self.has_map else audio
+    rows, cols = SOUND_MAPS[self.sound_map] if self.has_map else (1, 1)
+    cells = cells.reshape(*audio.shape[:2], rows * cols, -1)  # [B, T, t*m, C]
+    return self.audio_proj(cells).reshape(*audio.shape[:2], -1)  # [B, T, t*m*D]
+
+  def decode(
+    self,
+    scene: Scene,
+    audio: Float[Array, "B T A"],
+    projected: Float[Array, "B T D"],
+    *,
+    train: bool = False,
+    marks: Float[AnyArray, "B T Q"] | None = None,
+  ) -> Outputs:
+    """Gates, fuses and paints from coarse to fine. `marks` have no place here."""
+    rows, cols = SOUND_MAPS[self.sound_map] if self.has_map else (1, 1)
+    cells = projected.reshape(*scene.shape, rows, cols, self.width)  # [B, T, t, m, D]
+    present = None if scene.keep is None else scene.keep.reshape(scene.shape) > 0
+    total, fused, heard = self.decoder(tuple(scene.unfold(level) for level in scene.features), cells, present)
+    logits = self.head(total)  # [B, T, h, w, K]
+    return Outputs(
+      logits=scene.logits(logits.reshape(-1, *logits.shape[2:])),
+      visual_features=scene.unfold(scene.pyramid[-1]),
+      audio_features=audio[..., : self.audio_encoder.dim],
+      projected_audio=projected,
+      fused_maps=tuple(jax.nn.relu(level) for level in fused),
+      fused_audio=heard,
+    )
