@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from avs_jax.errors import InputError
+from configs.recipes import ravs, sdavs
 
 # Settings that only one system has; `select_system` puts them into `config.model`.
 SYSTEMS = {
@@ -45,6 +46,8 @@ SYSTEMS = {
     "head_classes": 0,  # 0: as many as there are classes; released 150
     "sampling": "packed",
   },
+  "ravs": ravs.SETTINGS,
+  "sdavs": sdavs.SETTINGS,
 }
 
 # What a system's own paper trains otherwise than AVSBench's, by benchmark; `follow_paper` applies it.
@@ -89,6 +92,8 @@ _ACTIVE_QUERIES = {
   "schedule": {"epochs": 60},
 }
 RECIPES = {
+  "ravs": ravs.RECIPES,
+  "sdavs": sdavs.RECIPES,
   "active_queries": {
     "s4": (_ACTIVE_QUERIES,),
     "ms3": (_ACTIVE_QUERIES,),
@@ -326,6 +331,8 @@ def get_config() -> ConfigDict:
   config.loss.soft_iou = 0.0
   config.loss.focal = 0.0
   config.loss.mix_dice = 0.0
+  config.loss.class_dice = 0.0
+  config.loss.class_iou = 0.0
   config.loss.clamp = False
   config.loss.matching = "none"  # none, kl, euclidean, cosine
   config.loss.matching_weight = 0.0
@@ -333,6 +340,10 @@ def get_config() -> ConfigDict:
   config.loss.matching_threshold = False
   config.loss.matching_pooling = "avg"  # avg, max
   config.loss.matching_target = "audio"  # audio, neighbour
+  config.loss.alignment = 0.0  # systems that make groups: those that answer to the sound against the others
+  config.loss.alignment_threshold = 0.5
+  config.loss.alignment_scale = 10.0
+  config.loss.alignment_temperature = 0.07
   config.loss.queries = 0.0  # systems that predict a set: every layer's matched queries
   config.loss.queries_form = "paper"  # paper, released
   config.loss.queries_weights = (5.0, 5.0, 2.0)  # focal, Dice, class

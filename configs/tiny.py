@@ -14,6 +14,8 @@ SMALL = {
   "perception_layers": 1,
   "encoder_layers": 1,
   "decoder_layers": 1,
+  "groups": (6, 3, 2),
+  "merge_layers": 1,
 }
 
 

@@ -181,7 +181,8 @@ class GroupUpdate(nn.Module):
     dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=torch_default)
     norm = functools.partial(LayerNorm, 1e-5, self.dtype)
     query = dense(width, name="q")(norm(name="norm1")(compact))
-    key, value = dense(width, name="k")(tokens), dense(width, name="v")(tokens)
+    # Both softmaxes that read relevance, and keys, are blind to what is added to all tokens alike: no bias.
+    key, value = dense(width, use_bias=False, name="k")(tokens), dense(width, name="v")(tokens)
     bias = jnp.broadcast_to(
       relevance.astype(jnp.float32)[:, None, None], (len(compact), 1, compact.shape[1], tokens.shape[1])
     )
@@ -228,7 +229,7 @@ class GroupMerge(nn.Module):
     cross = MultiHeadAttention(math.gcd(width, self.heads), dtype=self.dtype, name="cross_attn")
     mixed = tokens + cross(normed, source)  # equation 5
     hidden = gelu(dense(width, name="relevance_in")(LayerNorm(1e-5, self.dtype, name="norm_mixed")(mixed)))
-    relevance = dense(1, name="relevance_out")(hidden)[..., 0]  # [n, N], S
+    relevance = dense(1, use_bias=False, name="relevance_out")(hidden)[..., 0]  # [n, N], S
 
     compact = merge(tokens, relevance, member)
     for i in range(self.layers):

@@ -10,8 +10,16 @@ from avs_jax.errors import InputError
 from avs_jax.systems.active_queries import ActiveQueries
 from avs_jax.systems.avsbench import AVSBench
 from avs_jax.systems.avsegformer import AVSegFormer
+from avs_jax.systems.ravs import RAVS
+from avs_jax.systems.sdavs import SDAVS
 
-SYSTEMS = {"avsbench": AVSBench, "avsegformer": AVSegFormer, "active_queries": ActiveQueries}
+SYSTEMS = {
+  "avsbench": AVSBench,
+  "avsegformer": AVSegFormer,
+  "active_queries": ActiveQueries,
+  "ravs": RAVS,
+  "sdavs": SDAVS,
+}
 NAMES = tuple(SYSTEMS)
 
 

@@ -134,7 +134,7 @@ def test_an_update_is_equation_seven_on_normed_groups():
   module = GroupUpdate()
   params = initialise(module, compact, tokens, relevance, seed=0)["params"]
   for name in ("q", "k", "v"):
-    params[name] = {"kernel": np.eye(C, dtype=np.float32), "bias": np.zeros(C, np.float32)}
+    params[name] = {**jax.tree.map(np.zeros_like, params[name]), "kernel": np.eye(C, dtype=np.float32)}
   compact, tokens, relevance = (np.asarray(x) for x in (compact, tokens, relevance))
   params["fc2"] = jax.tree.map(np.zeros_like, params["fc2"])  # the second half adds nothing
   query = (compact - compact.mean(-1, keepdims=True)) / np.sqrt(compact.var(-1, keepdims=True) + 1e-5)
