@@ -79,7 +79,7 @@ def find_conditions(folder: str) -> dict[str, str]:
       continue
     plain = re.sub(r"[^a-z]", "", name.lower())
     known = [condition for condition, aliases in _ALIASES.items() if plain in aliases]
-    condition = name.lower() if name.lower().startswith("unseen") else known[0] if known else None
+    condition = name.lower() if name.lower().startswith(("unseen", "mixed_")) else next(iter(known), None)
     if condition is None:
       raise InputError(
         f"{path}: not a sound condition; name it positive, silence, noise, offscreen or unseen_<sound>."

@@ -383,6 +383,8 @@ def get_config() -> ConfigDict:
   config.eval.split = "test"
   config.eval.conditions = ("positive", "silence", "noise", "offscreen")
   config.eval.unseen = ()  # further sounds, given to every clip: names (data_pipelines/sounds.py) or .wav files
+  # Rows for the own sounds under noise: kinds at each snr_db, or added `factor` times (data_pipelines/sounds.py).
+  config.eval.noise_mix = ConfigDict({"kind": (), "snr_db": (), "factor": 0.1})
   config.eval.negative_audio = "drawn"  # or published: the folders beside audio_wav
   config.eval.pictures = 4
   config.eval.save_masks = False

@@ -122,7 +122,7 @@ class Composer:
   def __call__(
     self, clip: Clip, index: int, pair: Pair, epoch: int, sound: np.ndarray | None = None
   ) -> Example:
-    """Args: sound: takes the place of whatever the pair calls for (an unseen sound), mono at 16 kHz."""
+    """Args: sound: in place of what the pair calls for (unseen, or the own one under noise), mono at 16 kHz."""
     rng = np.random.default_rng([self.seed, epoch + 1, index, 7])
     is_training = epoch != EVALUATION
     wave, log_mel, sounding = self._sound(clip, index, pair, epoch, sound)
@@ -173,7 +173,7 @@ class Composer:
     """A pair's waveform (None where only log-mels exist), published log-mel and categories heard."""
     silent = None if clip.sounding is None else np.zeros_like(clip.sounding)
     if sound is not None:
-      return sound, None, silent
+      return sound, None, clip.sounding if pair.condition == POSITIVE else silent
     if pair.condition == POSITIVE:
       published = clip.log_mel if clip.waveform is None or self.front_end == "as_published" else None
       return clip.waveform, published, clip.sounding

@@ -14,6 +14,7 @@ from scipy import signal
 from avs_jax.errors import InputError
 from data_pipelines import transforms
 from data_pipelines.clips import SAMPLE_RATE_HZ
+from data_pipelines.synthesis import synthesize
 
 SCHEDULES = ("linear", "quadratic", "cosine", "constant")
 # Mean and standard deviation over 120 generated clips (ours), so that the noise's unit is the sound's own.
@@ -238,6 +239,36 @@ def made_up_tones(rng: np.random.Generator, samples: int) -> np.ndarray:
   shape = np.sin(np.pi * place) ** 2 if rng.uniform() < 0.5 else np.exp(-rng.uniform(1, 10) * place)
   wave *= 1 - rng.uniform(0, 1) * (1 - shape)
   return (wave / (_rms(wave) + 1e-9)).astype(np.float32)
+
+
+def made_babble(rng: np.random.Generator, samples: int, voices: int = 8) -> np.ndarray:
+  """float32 [samples], root mean square 1: as many synthesised voices at once, none of them a recording."""
+  seconds = -(-samples // SAMPLE_RATE_HZ)
+  talk = [
+    synthesize("speaker", rng, seconds, rng.uniform(0.7, 2.0), rng.uniform())[:samples] for _ in range(voices)
+  ]
+  wave = np.sum(talk, axis=0)
+  return (wave / _rms(wave)).astype(np.float32)
+
+
+def made_train(rng: np.random.Generator, samples: int) -> np.ndarray:
+  """float32 [samples], root mean square 1: an imitation of a moving train, no recording.
+
+  Low rumble that swells slowly, wheels over rail joints (two pairs of knocks, 1.2 to 1.8 times a second) and a
+  faint squeal. Ours.
+  """
+  time = np.arange(samples) / SAMPLE_RATE_HZ
+  swell = 1 + 0.3 * np.sin(2 * np.pi * (0.3 * time + rng.uniform()))
+  wave = coloured_noise(rng, samples, "brown") * swell
+  place = (time * rng.uniform(1.2, 1.8) + rng.uniform()) % 1
+  knocks = sum(np.where(place >= at, np.exp(-60 * np.abs(place - at)), 0) for at in (0.0, 0.12, 0.5, 0.62))
+  wave += 1.5 * knocks * coloured_noise(rng, samples, "pink")
+  squeal_hz = rng.uniform(2200, 3200) * (1 + 0.01 * np.sin(2 * np.pi * 0.7 * time))
+  wave += 0.05 * np.sin(2 * np.pi * np.cumsum(squeal_hz) / SAMPLE_RATE_HZ)
+  return (wave / _rms(wave)).astype(np.float32)
+
+
+MADE = {"made_babble": made_babble, "made_train": made_train}
 
 
 @dataclasses.dataclass(frozen=True)

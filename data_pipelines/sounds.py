@@ -7,10 +7,16 @@ sound is one recording given to every clip, of something that no training clip h
   real media        the classes that training leaves out (sheep, owl, piano, phone ...), and hits, thunder, door
   any data          a .wav file, by its path, e.g. the published fork_segment.wav
 
+`eval.noise_mix` adds rows for the clips' own sounds under noise, mixed_<kind>_<amount>: its `kind`s (white, pink,
+brown ..., made_babble, made_train, or whatever `eval.unseen` takes: "train" is a recording of the real media) at
+each of its `snr_db`, over the whole clip; without `snr_db` the noise, its peak 1, is added `factor` times, as SDAVS
+does with 0.1. The right mask is that of the clip's own sound.
+
 `eval.negative_audio="published"` takes noise and off-screen sounds from the folders that the Robust paper's
 authors publish beside `audio_wav`, in its own layout: `audio_wav_noise` and `audio_wav_misaligned`.
 """
 
+import dataclasses
 import functools
 import logging
 import os
@@ -22,7 +28,7 @@ import jax
 import numpy as np
 
 from avs_jax.errors import InputError
-from data_pipelines import feed, loader, negatives
+from data_pipelines import feed, loader, negatives, noising
 from data_pipelines.audio import read_wav
 from data_pipelines.clips import SAMPLE_RATE_HZ, Source
 from data_pipelines.synthesis import UNSEEN, synthesize_unseen
@@ -45,7 +51,74 @@ def names(config: Any) -> tuple[str, ...]:
   twice = sorted({name for name in unseen if unseen.count(name) > 1})
   if twice:
     raise InputError(f"eval.unseen: {twice[0].removeprefix(PREFIX)} is there twice; rename one of the files.")
-  return (*config.eval.conditions, *unseen)
+  return (*config.eval.conditions, *unseen, *mixes(config))
+
+
+def mixes(config: Any) -> dict[str, tuple[str, float | None]]:
+  """The rows that `eval.noise_mix` adds: name -> kind of noise, and dB or None where `factor` holds.
+
+  Raises:
+    InputError: two noises of one name, or a factor that is not positive.
+  """
+  chosen, rows = config.eval.noise_mix, {}
+  if chosen.kind and not chosen.snr_db and not chosen.factor > 0:
+    raise InputError(f"eval.noise_mix.factor={chosen.factor} adds no noise; give a positive one, or snr_db.")
+  for kind in chosen.kind:
+    for snr_db in chosen.snr_db or (None,):
+      amount = f"x{chosen.factor:g}" if snr_db is None else f"{snr_db:g}db"
+      row = f"mixed_{row_name(kind).removeprefix(PREFIX)}_{amount}"
+      if row in rows:
+        raise InputError(f"eval.noise_mix: {row} is there twice; drop one, or rename one of the files.")
+      rows[row] = (kind, snr_db)
+  return rows
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Mixed:
+  """The own sound of a clip under noise, by the clip's index; the same at every call.
+
+  Attributes:
+    snr_db: over the whole clip; None adds `factor` times the noise, its peak brought to 1.
+    recording: taken for the noise where it is no kind that is made here.
+  """
+
+  source: Any
+  kind: str
+  snr_db: float | None
+  factor: float
+  recording: np.ndarray | None
+
+  def __call__(self, index: int) -> np.ndarray:
+    own = self.source.sound(index)
+    rng = np.random.default_rng([zlib.crc32(self.kind.encode()), index])
+    if self.recording is not None:
+      noise = noising.crop_noise(rng, self.recording, len(own))
+    elif self.kind in noising.MADE:
+      noise = noising.MADE[self.kind](rng, len(own))
+    else:
+      noise = noising.coloured_noise(rng, len(own), self.kind)
+    if self.snr_db is not None:
+      return noising.mix(own, noise, self.snr_db)
+    return (own + self.factor * noise / max(float(np.abs(noise).max()), 1e-9)).astype(np.float32)
+
+
+def mixed(config: Any, source: Source, name: str) -> Mixed:
+  """What makes the sounds of a row of `mixes`.
+
+  Raises:
+    InputError: the noise is neither made here nor a recording that there is.
+  """
+  kind, snr_db = mixes(config)[name]
+  recording = None
+  if kind not in (*noising.COLOURS, *noising.MADE):
+    try:
+      recording = unseen_sound(config, kind)
+    except InputError as error:
+      known = ", ".join((*noising.COLOURS, *noising.MADE))
+      raise InputError(
+        f"eval.noise_mix.kind: {kind!r} is not made here ({known} are), and as a recording: {error}"
+      ) from None
+  return Mixed(source, kind, snr_db, config.eval.noise_mix.factor, recording)
 
 
 def row_name(name: str) -> str:
@@ -132,6 +205,8 @@ def batches(config: Any, source: Source, name: str) -> Iterator[Mapping[str, np.
   unseen = {row_name(each): each for each in config.eval.unseen}
   if name in unseen:
     condition, sound = negatives.OFFSCREEN, unseen_sound(config, unseen[name])
+  elif name in mixes(config):
+    condition, sound = negatives.POSITIVE, mixed(config, source, name)
   else:
     condition, sound = negatives.CONDITIONS.index(name), published(config, source, name)
   made = loader.eval_batches(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from avs_jax import metrics, report
+from avs_jax import metrics, report, tables
 from avs_jax.errors import InputError
 
 RECORD = {
@@ -216,3 +216,10 @@ def test_the_same_config_has_the_same_digest_whatever_its_order():
   one = report.complete_record({"config": {"a": 1, "b": {"c": 2}}})["config_digest"]
   assert one == report.complete_record({"config": {"b": {"c": 2}, "a": 1}})["config_digest"]
   assert one != report.complete_record({"config": {"a": 2, "b": {"c": 2}}})["config_digest"]
+
+
+def test_the_own_sound_under_noise_is_a_row_that_is_not_held_against_the_empty_mask():
+  results = {"positive": figures(0), "silence": figures(1), "mixed_brown_10db": figures(9)}
+  header, rows = report.table(results)
+  column = header.index("quiet_frames")
+  assert [row[column] for row in rows if row[0] == "mixed brown 10db"] == [tables.number(None)]

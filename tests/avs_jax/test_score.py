@@ -143,10 +143,12 @@ def test_folder_names_of_other_programs_are_understood(tmp_path, names):
   save_all(tmp_path, source)
   for old, new in zip(SOUNDS, names, strict=True):
     os.rename(tmp_path / old, tmp_path / new)
+  (tmp_path / "mixed_brown_10db").mkdir()
   (tmp_path / "unseen_fork").mkdir()
   for clip_id in source.ids:
-    score.save_masks(str(tmp_path), "unseen_fork", clip_id, np.zeros((3, 16, 24)))
-  assert list(score.find_conditions(str(tmp_path))) == [*SOUNDS, "unseen_fork"]
+    for name in ("unseen_fork", "mixed_brown_10db"):
+      score.save_masks(str(tmp_path), name, clip_id, np.zeros((3, 16, 24)))
+  assert list(score.find_conditions(str(tmp_path))) == [*SOUNDS, "mixed_brown_10db", "unseen_fork"]
   results = score.score(str(tmp_path), source, str(tmp_path / ".out"))
   assert results["unseen_fork"]["fpr"] == 0 and results["global"]["g_iou"] > 0
 

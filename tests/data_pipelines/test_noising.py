@@ -7,6 +7,7 @@ from avs_jax.errors import InputError
 from data_pipelines.audio import clip_log_mel
 from data_pipelines.clips import SAMPLE_RATE_HZ
 from data_pipelines.noising import (
+  MADE,
   Augment,
   Diffusion,
   Noising,
@@ -244,3 +245,22 @@ def test_made_up_tones_are_a_kind_of_noise_that_can_be_asked_for():
   check_colours(("white", "tones"), {})
   wave = make_noise(np.random.default_rng(3), 800, "tones", {})
   np.testing.assert_array_equal(wave, made_up_tones(np.random.default_rng(3), 800))
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_made_babble_and_train_sound_all_the_time_and_follow_their_generator(name):
+  wave = MADE[name](np.random.default_rng(3), 40_000)
+  assert wave.dtype == np.float32 and wave.shape == (40_000,)
+  assert np.sqrt(np.mean(np.square(wave))) == pytest.approx(1, abs=1e-4)
+  assert (np.sqrt(np.mean(np.square(wave.reshape(10, -1)), axis=1)) > 0.3).all()
+  np.testing.assert_array_equal(wave, MADE[name](np.random.default_rng(3), 40_000))
+  assert np.abs(wave - MADE[name](np.random.default_rng(4), 40_000)).max() > 1
+
+
+def test_a_made_train_rumbles_and_babble_lies_where_voices_do():
+  f_hz = np.fft.rfftfreq(80_000, 1 / 16_000)
+  share = {}
+  for name, make in MADE.items():
+    power = np.square(np.abs(np.fft.rfft(make(np.random.default_rng(0), 80_000))))
+    share[name] = power[f_hz < 100].sum() / power.sum()
+  assert share["made_train"] > 0.5 > 0.1 > share["made_babble"]
