@@ -103,13 +103,11 @@ def training_negatives(config: Any) -> negatives.Negatives | None:
 def nonsense(config: Any) -> negatives.Negatives | None:
   """The warm-up's clips of silence and noise."""
   share = config.warmup.nonsense
-  pairs = negative_pairs(config, "train")
-  kinds = tuple(kind for kind in pairs.noise_kinds if kind != TONES)  # recipes share one warm-up
-  return dataclasses.replace(
-    pairs, fraction=share, silence=1.0, noise=1.0, offscreen=0.0, noise_kinds=kinds
-  )
   if not share:
     return None
+  pairs = negative_pairs(config, "train")
+  kinds = tuple(kind for kind in pairs.noise_kinds if kind != TONES)  # recipes share one warm-up
+  return dataclasses.replace(pairs, fraction=share, silence=1.0, noise=1.0, offscreen=0.0, noise_kinds=kinds)
 
 
 def labelled(config: Any, source: Source) -> loader.BatchIterator:
