@@ -17,6 +17,10 @@ rest of that encoder frozen, 60 epochs, focal + Dice + class loss at every layer
 with p = .4. Marks come from K-means; the rows above had BEATs: --config.marks.kind=classifier
 --config.marks.weights=BEATs_iter3_plus_AS2M_finetuned.pt. Start from Mask2Former on ADE20K:
 --config.init.system=mask2former-swin-base-ade.safetensors. Batch: not printed, ours.
+
+`:ravs` is that paper's model and objective (Liu et al., CVPR 2025, row S4, PVT-v2-B5, VGGish: J .903, F .922,
+metric family not said): BCE + Dice + IoU + 0.1 alignment. It gives no optimiser: the settings above,
+gradient norm cut at 1. See docs/ravs.md.
 """
 
 from ml_collections import ConfigDict
