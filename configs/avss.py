@@ -20,8 +20,8 @@ with p = .4. Marks come from K-means; the rows above had BEATs: --config.marks.k
 --config.init.system=mask2former-swin-base-ade.safetensors. Batch: not printed, ours.
 
 `:ravs` is that paper's model and objective (Liu et al., CVPR 2025, row AVSS, PVT-v2-B5, VGGish: J .587, F .690,
-metric family not said): cross entropy + Dice + IoU of classes + 0.1 alignment. It gives no optimiser: the settings above,
-gradient norm cut at 1. See docs/ravs.md.
+metric family not said): cross entropy + Dice + IoU of classes + 0.1 alignment. It gives no optimiser:
+the settings above, gradient norm cut at 1. See docs/ravs.md.
 """
 
 from ml_collections import ConfigDict
