@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from avs_jax import mesh as meshes
 from avs_jax.fusion.group_merge import (
   GroupMerge,
   GroupUpdate,
@@ -103,6 +104,13 @@ def test_groups_do_not_depend_on_how_many_rows_are_held_on_other_frames_or_on_wh
   np.testing.assert_array_equal(grouped(tokens, 5, 5, 64), whole)
   np.testing.assert_array_equal(grouped(tokens[::-1], 5, 5, 10), whole[::-1])
   np.testing.assert_array_equal(grouped(tokens + 50, 5, 5, 10), whole)
+
+
+def test_frames_may_lie_on_several_devices():
+  tokens = np.repeat(INPUTS["random"][0], 2, axis=0)  # 4 frames
+  mesh = meshes.make_mesh(4, devices=jax.devices()[:4])
+  found = grouped(jax.device_put(tokens, meshes.by_clip(mesh)), 5, 5, 10)
+  np.testing.assert_array_equal(found[::2], grouped(jnp.asarray(INPUTS["random"][0]), 5, 5, 10))
 
 
 def test_no_matrix_of_all_pairs_is_ever_in_memory():
