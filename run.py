@@ -15,6 +15,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from avs_jax.errors import InputError
+from configs.recipes.switch import settle
 
 MODES = ("train", "eval", "score", "convert", "prepare", "check")
 _CONFIG = config_flags.DEFINE_config_file(
@@ -62,6 +63,7 @@ def config_and_workdir() -> tuple[ConfigDict, str]:
     from configs import common
 
     config = common.from_workdir(workdir)
+  settle(config)
   if not workdir:
     name = flags.FLAGS["config"].config_filename.split(":")[0]
     workdir = os.path.join("runs", os.path.splitext(os.path.basename(name))[0])

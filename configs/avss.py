@@ -22,6 +22,10 @@ with p = .4. Marks come from K-means; the rows above had BEATs: --config.marks.k
 `:ravs` is that paper's model and objective (Liu et al., CVPR 2025, row AVSS, PVT-v2-B5, VGGish: J .587, F .690,
 metric family not said): cross entropy + Dice + IoU of classes + 0.1 alignment. It gives no optimiser:
 the settings above, gradient norm cut at 1. See docs/ravs.md.
+
+`:sdavs` is that paper's recipe (Peng et al., row AVSS, Swin-base: J .460, F .511; PVT-v2 .448, .502; metric family
+not said): 384 px, AdamW 5e-5 falling in steps, batch 4, 40 epochs, cross entropy + IoU + Dice of classes.
+What the paper leaves open: docs/sdavs.md.
 """
 
 from ml_collections import ConfigDict

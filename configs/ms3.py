@@ -22,6 +22,10 @@ with p = .4. Marks come from K-means; the rows above had BEATs: --config.marks.k
 `:ravs` is that paper's model and objective (Liu et al., CVPR 2025, row MS3, PVT-v2-B5, VGGish: J .697, F .796,
 metric family not said): BCE + Dice + IoU + 0.1 alignment. It gives no optimiser: the settings above,
 gradient norm cut at 1. See docs/ravs.md.
+
+`:sdavs` is that paper's recipe (Peng et al., row MS3, Swin-base: J .723, F .808; PVT-v2 .705, .790; metric family
+not said): 384 px, AdamW 5e-5 falling in steps, batch 4, 60 epochs, cross entropy + IoU + Dice.
+What the paper leaves open: docs/sdavs.md.
 """
 
 from ml_collections import ConfigDict

@@ -21,6 +21,10 @@ with p = .4. Marks come from K-means; the rows above had BEATs: --config.marks.k
 `:ravs` is that paper's model and objective (Liu et al., CVPR 2025, row S4, PVT-v2-B5, VGGish: J .903, F .922,
 metric family not said): BCE + Dice + IoU + 0.1 alignment. It gives no optimiser: the settings above,
 gradient norm cut at 1. See docs/ravs.md.
+
+`:sdavs` is that paper's recipe (Peng et al., row S4, Swin-base: J .855, F .920; PVT-v2 .846, .913; metric family
+not said): 384 px, AdamW 5e-5 falling in steps, batch 4, 40 epochs, cross entropy + IoU + Dice.
+What the paper leaves open: docs/sdavs.md.
 """
 
 from ml_collections import ConfigDict

@@ -1,5 +1,6 @@
 """Four stages from coarse to fine, each gating and fusing; every stage also paints the last map directly."""
 
+import functools
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -111,7 +112,7 @@ class ProgressiveDecoder(nn.Module):
       aud: F_a of the first stage.
     """
     kind = nn.remat(Stage) if self.remat else Stage
-    vis, fused_maps, heard, total = maps[-1], [], [], None
+    vis, fused_maps, heard, skips = maps[-1], [], [], []
     for place in range(len(maps), 0, -1):  # 4 coarsest to 1 finest
       # Keys and values of every stage are as many as the coarsest map has cells.
       stage = kind(
@@ -125,8 +126,7 @@ class ProgressiveDecoder(nn.Module):
       fused_maps.insert(0, fused)
       heard.insert(0, aud.mean((2, 3)))
       skip = Conv(self.width, padding=1, dtype=self.dtype, kernel_init=he_fan_in, name=f"skip{place}")(fused)
-      skip = resize_bilinear(skip, maps[0].shape[2:4], align_corners=False)  # [B, T, h, w, D]
-      total = skip if total is None else total + skip
+      skips.append(resize_bilinear(skip, maps[0].shape[2:4], align_corners=False))  # [B, T, h, w, D]
       if place > 1:
         finer = maps[place - 2]
         wide = resize_bilinear(fused, finer.shape[2:4], align_corners=False)
@@ -135,7 +135,7 @@ class ProgressiveDecoder(nn.Module):
         vis = nn.relu(direct(joint))
         if present is not None:
           vis = vis * present[:, :, None, None, None].astype(vis.dtype)
-    return total, tuple(fused_maps), tuple(heard)
+    return functools.reduce(jnp.add, skips), tuple(fused_maps), tuple(heard)
 
 
 class FullyConnectedHead(nn.Module):
