@@ -1,5 +1,6 @@
 """The number of devices is a matter of speed: results agree to rounding, and several processes make one run."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -19,6 +20,9 @@ from avs_jax.step import TrainState, make_train_step
 from avs_jax.types import Batch
 
 ROOT = Path(__file__).resolve().parents[2]
+# Float32 sums over the batch: 2e-6 as programs are compiled for use; where conftest.py has them compiled quickly,
+# sums run one term after the other and round more.
+ROUNDING = 2e-5 if "xla_backend_optimization_level=0" in os.environ.get("XLA_FLAGS", "") else 2e-6
 
 
 @pytest.mark.parametrize(("batch", "model", "shape"), [(8, 1, (8, 1)), (4, 1, (4, 1)), (6, 1, (6, 1)), (5, 1, (5, 1)),
@@ -97,13 +101,13 @@ def test_one_two_four_and_eight_devices_agree_to_rounding(two_steps, monkeypatch
   monkeypatch.setattr(meshes, "_SHARD_FROM", 256)  # so that weights this small are split over `model`
   for devices, model_axis in ((2, 1), (4, 1), (8, 1), (4, 2)):
     state, figures = two_steps(devices, model_axis)
-    assert figures["loss"] == pytest.approx(told["loss"], rel=2e-6)
-    assert figures["gradient_norm"] == pytest.approx(told["gradient_norm"], rel=1e-5)
+    assert figures["loss"] == pytest.approx(told["loss"], rel=ROUNDING)
+    assert figures["gradient_norm"] == pytest.approx(told["gradient_norm"], rel=5 * ROUNDING)
     for (path, x), (_, y) in zip(
       jax.tree_util.tree_leaves_with_path(alone), jax.tree_util.tree_leaves_with_path(state), strict=True
     ):
       np.testing.assert_allclose(
-        y, x, rtol=0, atol=2e-6, err_msg=f"{jax.tree_util.keystr(path)} on {devices}"
+        y, x, rtol=0, atol=ROUNDING, err_msg=f"{jax.tree_util.keystr(path)} on {devices}"
       )
 
 
