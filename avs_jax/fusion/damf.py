@@ -58,8 +58,7 @@ class STC(nn.Module):
   def __call__(self, x: Float[Array, "B T h w D"]) -> Float[Array, "B T _h _w D"]:
     length = x.shape[1]
     if self.stride > 1:
-      cells = (self.stride, self.stride)
-      x = nn.avg_pool(x, cells, cells, "SAME", count_include_pad=False)  # [B, T, _h, _w, D]
+      x = shrink(x, self.stride)
     # The taps in time are depthwise convolutions of the clip shifted by a second each.
     reach = self.seconds // 2
     padded = jnp.pad(x, ((0, 0), (reach, reach), (0, 0), (0, 0), (0, 0)))
@@ -72,6 +71,15 @@ class STC(nn.Module):
     y = functools.reduce(jnp.add, taps).reshape(x.shape)
     y = CAR(dtype=self.dtype, name="car")(y)
     return LayerNorm(dtype=self.dtype, name="norm")(y)
+
+
+def shrink(x: Float[Array, "B T h w D"], stride: int) -> Float[Array, "B T _h _w D"]:
+  """Means of blocks of stride x stride cells; at ragged ends of the cells that are there."""
+  height, width = x.shape[2:4]
+  if height % stride or width % stride:
+    return nn.avg_pool(x, (stride, stride), (stride, stride), "SAME", count_include_pad=False)
+  blocks = x.reshape(*x.shape[:2], height // stride, stride, width // stride, stride, x.shape[-1])
+  return blocks.mean((3, 5))
 
 
 class Guidance(nn.Module):

@@ -1,5 +1,6 @@
 """Two maps attend to each other in clips of any length, and no more weights exist than are allowed to."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from flax import traverse_util
 
 from avs_jax.errors import InputError
-from avs_jax.fusion.damf import CAR, DAMF, STC, Guidance, attend_in_pieces
+from avs_jax.fusion.damf import CAR, DAMF, STC, Guidance, attend_in_pieces, shrink
 from avs_jax.initialise import initialise
 from avs_jax.layers import attend
 
@@ -175,3 +176,8 @@ def test_unknown_words_are_refused_with_the_known_ones():
     InputError, match="model.interaction='divide' is not known; choose one of multiply, add"
   ):
     start(DAMF(interaction="divide"), VIS, AUD)
+
+
+def test_blocks_that_fill_the_map_are_pooled_alike():
+  pooled = nn.avg_pool(VIS, (2, 2), (2, 2), "SAME", count_include_pad=False)
+  np.testing.assert_allclose(shrink(VIS, 2), pooled, rtol=1e-5, atol=1e-6)
