@@ -15,6 +15,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from avs_jax.errors import InputError
+from configs import common
 from configs.recipes.switch import settle
 
 MODES = ("train", "eval", "score", "convert", "prepare", "check")
@@ -60,8 +61,6 @@ def config_and_workdir() -> tuple[ConfigDict, str]:
   if config is None:
     if not workdir:
       raise InputError("--config is missing, e.g. --config=configs/quickstart.py.")
-    from configs import common
-
     config = common.from_workdir(workdir)
   settle(config)
   if not workdir:
