@@ -6,6 +6,7 @@ asks for beside its arguments and results.
   python -m benchmarks.grouping --output=docs/benchmark_grouping.md
 """
 
+import argparse
 import json
 import os
 import platform
@@ -17,14 +18,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
 
 from avs_jax.fusion.group_merge import ROWS, group_tokens
 from avs_jax.logbook import versions
-
-_REPEATS = flags.DEFINE_integer("repeats", 3, "Timed calls of each form, taken in turn, after one warm-up.")
-_FRAMES = flags.DEFINE_integer("frames", 1, "Pictures in a call.")
-_OUTPUT = flags.DEFINE_string("output", None, "Markdown file to write; its JSON beside it.")
 
 # Tokens, channels and groups of RAVS with a PVT-v2-B5: stride 4 at 224 px, 8 at 224, 4 at 384.
 SIZES = {
@@ -99,17 +95,21 @@ def page(results: dict[str, dict[str, dict[str, float]]], frames: int, repeats: 
   return "\n".join([*lines, ""])
 
 
-def main(arguments: list[str]) -> None:
-  del arguments
-  results = {name: measure(_FRAMES.value, size, _REPEATS.value) for name, size in SIZES.items()}
-  text = page(results, _FRAMES.value, _REPEATS.value)
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("--frames", type=int, default=1, help="Pictures in a call.")
+  parser.add_argument("--repeats", type=int, default=3, help="Timed calls of each form, after one warm-up.")
+  parser.add_argument("--output", help="Markdown file to write; its JSON beside it.")
+  chosen = parser.parse_args()
+  results = {name: measure(chosen.frames, size, chosen.repeats) for name, size in SIZES.items()}
+  text = page(results, chosen.frames, chosen.repeats)
   print(text)
-  if _OUTPUT.value:
-    with open(_OUTPUT.value, "w") as file:
+  if chosen.output:
+    with open(chosen.output, "w") as file:
       file.write(text)
-    with open(os.path.splitext(_OUTPUT.value)[0] + ".json", "w") as file:
+    with open(os.path.splitext(chosen.output)[0] + ".json", "w") as file:
       json.dump(results, file, indent=1)
 
 
 if __name__ == "__main__":
-  app.run(main)
+  main()

@@ -1,5 +1,6 @@
 """Strict surroundings for every test: CPU with 8 virtual devices, strict broadcasting, a compile cache."""
 
+import gc
 import importlib.metadata
 import importlib.util
 import os
@@ -37,6 +38,17 @@ def pytest_xdist_auto_num_workers(config) -> int:
   names = [argument.split("::")[0] for argument in config.args]
   workers = min(os.cpu_count() or 1, 3)  # the largest model takes 6 GB, others up to 3.5
   return 0 if workers == 1 or all(name.endswith(".py") for name in names) else workers
+
+
+@pytest.fixture(scope="module", autouse=True)
+def released_memory():
+  """Forgets compiled programs once this process holds much memory; two processes must fit in 16 GB."""
+  yield
+  with open("/proc/self/statm") if os.path.exists("/proc/self/statm") else open(os.devnull) as file:
+    pages = (file.read().split() or ["0", "0"])[1]
+  if int(pages) * os.sysconf("SC_PAGE_SIZE") > 3 << 30:
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
