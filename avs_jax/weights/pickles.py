@@ -378,11 +378,9 @@ def load_stream(stream: io.BufferedIOBase, data: np.ndarray, *, is_nested: bool 
   then for each key the number of elements (8 bytes) and the elements.
 
   Args:
-    stream: the file, at its first byte.
-    data: the same bytes, for views.
+    stream: the file, at its first byte; `data` the same bytes, for views.
 
-  Raises:
-    RefusedError, DamagedError: see there; pickle's own errors for a broken pickle.
+  Raises: RefusedError, DamagedError: see there; pickle's own errors for a broken pickle.
   """
   if any(load(stream, is_nested=True)[0] != expected for expected in (MAGIC, PROTOCOL)):
     raise DamagedError("it is no stream of torch.save")
