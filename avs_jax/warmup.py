@@ -153,12 +153,11 @@ def warm_up(
 def ingredients(config: Any, source: Any) -> dict[str, Any]:
   """All that decides what the warm-up learns, as JSON holds it."""
   chosen = config.to_dict()
-  given = ("frames",) if config.warmup.frames else ()  # an older warm-up, of all frames, is still found
   found = {
     "seed": config.seed,
     "data_set": [source.title, len(source), zlib.crc32("\n".join(source.ids).encode()), config.data.size],
     "categories": source.categories,
-    "warmup": {key: chosen["warmup"][key] for key in ("steps", "batch", "lr", "nonsense", *given)},
+    "warmup": {key: chosen["warmup"][key] for key in ("steps", "batch", "lr", "frames", "nonsense")},
     "model": {key: chosen["model"][key] for key in ("visual", "visual_args", "audio", "audio_args", "dtype")},
     "noising": chosen["noising"],
     "augment": chosen["augment"],

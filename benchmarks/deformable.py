@@ -6,13 +6,6 @@ asks for beside its arguments and results.
   python -m benchmarks.deformable --output=docs/benchmark_deformable.md
 """
 
-import argparse
-import json
-import os
-import platform
-import resource
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from avs_jax.deformable import FORMS
-from avs_jax.logbook import versions
+from benchmarks import in_turn
 
 HEADS, POINTS, WIDTH = 8, 4, 256  # AVSegFormer's pixel decoder
 SIZES = {224: ((7, 7), (14, 14), (28, 28)), 512: ((16, 16), (32, 32), (64, 64))}
@@ -44,11 +37,6 @@ def inputs(frames: int, sizes: tuple[tuple[int, int], ...]) -> tuple[jax.Array, 
   return tuple(jnp.asarray(array, jnp.float32) for array in (value, places, weights))  # type: ignore[return-value]
 
 
-def cpu_seconds() -> float:
-  used = resource.getrusage(resource.RUSAGE_SELF)
-  return used.ru_utime + used.ru_stime
-
-
 def measure(frames: int, sizes: tuple[tuple[int, int], ...], repeats: int) -> dict[str, dict[str, float]]:
   """Wall and CPU seconds and temporary bytes by form and direction."""
   arguments = inputs(frames, sizes)
@@ -63,23 +51,8 @@ def measure(frames: int, sizes: tuple[tuple[int, int], ...], repeats: int) -> di
 
     calls[f"{form}, forward"] = forward
     calls[f"{form}, forward and backward"] = jax.value_and_grad(loss, (0, 1, 2))
-  figures: dict[str, dict[str, float]] = {}
-  programs = {}
-  for name, call in calls.items():
-    programs[name] = jax.jit(call).lower(*arguments).compile()
-    memory = programs[name].memory_analysis()
-    figures[name] = {"temporary_bytes": float(getattr(memory, "temp_size_in_bytes", float("nan")))}
-    jax.block_until_ready(programs[name](*arguments))
-  times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
-  for _ in range(repeats):
-    for name, program in programs.items():
-      begin, used = time.perf_counter(), cpu_seconds()
-      jax.block_until_ready(program(*arguments))
-      times[name].append((time.perf_counter() - begin, cpu_seconds() - used))
-  for name, pairs in times.items():
-    wall, cpu = zip(*pairs, strict=True)
-    figures[name] |= {"seconds": statistics.median(wall), "cpu_seconds": statistics.median(cpu)}
-  return figures
+  programs = {name: jax.jit(call).lower(*arguments).compile() for name, call in calls.items()}
+  return in_turn.measure(programs, arguments, repeats)
 
 
 def page(results: dict[str, dict[str, dict[str, float]]], frames: int, repeats: int) -> str:
@@ -94,10 +67,7 @@ def page(results: dict[str, dict[str, dict[str, float]]], frames: int, repeats: 
     " (`tests/avs_jax/test_deformable.py`).",
     "",
     f"{frames} picture(s), {HEADS} heads, {POINTS} points, width {WIDTH}, levels at strides 8, 16 and 32, one query"
-    f" a cell, float32; {jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores, {platform.machine()};"
-    f" {', '.join(f'{name} {version}' for name, version in versions().items() if 'jax' in name)};"
-    f" median of {repeats} calls, the forms in turn, after one warm-up; load average at the end"
-    f" {', '.join(f'{value:.1f}' for value in os.getloadavg())}. On a busy machine compare the CPU seconds.",
+    f" a cell, float32; {in_turn.conditions(repeats)}",
     "",
     "| input | direction | form | wall s | CPU s | temporaries MB |",
     "|---|---|---|---|---|---|",
@@ -114,21 +84,11 @@ def page(results: dict[str, dict[str, dict[str, float]]], frames: int, repeats: 
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--frames", type=int, default=5, help="Pictures in a call.")
-  parser.add_argument("--repeats", type=int, default=7, help="Timed calls of each form, after one warm-up.")
-  parser.add_argument("--output", help="Markdown file to write; its JSON beside it.")
-  chosen = parser.parse_args()
+  chosen = in_turn.flags(__doc__, frames=5, repeats=7)
   results = {
     f"{side} x {side}": measure(chosen.frames, sizes, chosen.repeats) for side, sizes in SIZES.items()
   }
-  text = page(results, chosen.frames, chosen.repeats)
-  print(text)
-  if chosen.output:
-    with open(chosen.output, "w") as file:
-      file.write(text)
-    with open(os.path.splitext(chosen.output)[0] + ".json", "w") as file:
-      json.dump(results, file, indent=1)
+  in_turn.publish(page(results, chosen.frames, chosen.repeats), results, chosen.output)
 
 
 if __name__ == "__main__":

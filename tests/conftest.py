@@ -44,9 +44,8 @@ def pytest_xdist_auto_num_workers(config) -> int:
 def released_memory():
   """Forgets compiled programs once this process holds much memory; two processes must fit in 16 GB."""
   yield
-  with open("/proc/self/statm") if os.path.exists("/proc/self/statm") else open(os.devnull) as file:
-    pages = (file.read().split() or ["0", "0"])[1]
-  if int(pages) * os.sysconf("SC_PAGE_SIZE") > 3 << 30:
+  pages = Path("/proc/self/statm")  # Linux
+  if pages.exists() and int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > 3 << 30:
     jax.clear_caches()
     gc.collect()
 

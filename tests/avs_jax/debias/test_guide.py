@@ -13,7 +13,7 @@ from avs_jax import systems
 from avs_jax.debias.guide import FORMS, Guided, Similarity, compare, cosine, emptied, gated, guide_loss
 from avs_jax.errors import InputError
 from avs_jax.initialise import abstract_variables, initialise
-from avs_jax.types import Batch, Condition, Outputs
+from avs_jax.types import Condition, Outputs
 
 RANDOM = np.random.default_rng(0)
 B, T, A, C = 3, 4, 6, 5
@@ -119,7 +119,7 @@ def test_the_euclidean_guide_is_minus_the_distance():
 
 
 @pytest.mark.parametrize("form", ["cosine", "cosine_released"])
-def test_a_plain_cosine_spans_probabilities_from_27_to_73_percent(form):
+def test_a_plain_cosine_spans_probabilities_from_27_to_73_percent(form, pairs):
   module, _ = prepared(form)
   params = {"audio_proj": {"kernel": np.eye(C, dtype=np.float32), "bias": np.zeros(C, np.float32)}}
   vis = draw(1, 2, 2, 2, C)
@@ -311,34 +311,19 @@ def test_background_takes_what_a_gate_takes_from_the_classes():
 # The loss.
 
 
-def pairs(present, condition):
-  """A batch of which the guide's loss reads only who is present and which sounds belong."""
-  present = np.asarray(present)
-  clips, seconds = present.shape
-  return Batch(
-    frames=np.zeros((clips, seconds, 1, 1, 3), np.uint8),
-    log_mel=np.zeros((clips, seconds, 96, 64), np.float32),
-    masks=np.zeros((clips, seconds, 1, 1), np.int32),
-    annotated=present,
-    present=present,
-    condition=np.asarray([int(kind) for kind in condition], np.int32),
-    index=np.arange(clips, dtype=np.int32),
-  )
-
-
 def says(similarity):
   similarity = jnp.asarray(similarity, jnp.float32)
   return Outputs(logits=np.zeros((*similarity.shape, 1, 1, 1), np.float32), similarity=similarity)
 
 
-def test_the_loss_is_the_cross_entropy_computed_by_hand():
+def test_the_loss_is_the_cross_entropy_computed_by_hand(pairs):
   batch = pairs([[True, True], [True, False]], [Condition.POSITIVE, Condition.NOISE])
   # log(1 + e^-2) + log(1 + e^1) + log(1 + e^0.5) over three real frames.
   expected = (0.126928 + 1.313262 + 0.974077) / 3
   np.testing.assert_allclose(guide_loss(says([[2, -1], [0.5, 50]]), batch), expected, rtol=1e-5)
 
 
-def test_the_slope_of_the_loss_is_probability_minus_truth():
+def test_the_slope_of_the_loss_is_probability_minus_truth(pairs):
   batch = pairs([[True, True], [True, False]], [Condition.POSITIVE, Condition.SILENCE])
   slope = jax.grad(lambda similarity: guide_loss(says(similarity), batch))(jnp.zeros((2, 2)))
   np.testing.assert_allclose(slope, np.array([[-0.5, -0.5], [0.5, 0]]) / 3, rtol=1e-6)
@@ -347,10 +332,10 @@ def test_the_slope_of_the_loss_is_probability_minus_truth():
 
 
 @pytest.mark.parametrize("condition", [Condition.SILENCE, Condition.NOISE, Condition.OFFSCREEN])
-def test_every_kind_of_negative_counts_as_not_belonging(condition):
+def test_every_kind_of_negative_counts_as_not_belonging(condition, pairs):
   batch = pairs([[True, True]], [condition])
   assert guide_loss(says([[-9, -9]]), batch) < 1e-3 < 8 < guide_loss(says([[9, 9]]), batch)
 
 
-def test_a_batch_without_real_frames_has_no_loss():
+def test_a_batch_without_real_frames_has_no_loss(pairs):
   assert guide_loss(says([[3, 3]]), pairs([[False, False]], [Condition.NOISE])) == 0

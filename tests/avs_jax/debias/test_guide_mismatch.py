@@ -7,24 +7,9 @@ import pytest
 
 from avs_jax.debias.guide import mismatch_loss
 from avs_jax.errors import InputError
-from avs_jax.types import Batch, Outputs
+from avs_jax.types import Outputs
 
 RANDOM = np.random.default_rng(0)
-
-
-def pairs(present, condition):
-  """A batch of which the guide's loss reads only who is present and which sounds belong."""
-  present = np.asarray(present)
-  clips, seconds = present.shape
-  return Batch(
-    frames=np.zeros((clips, seconds, 1, 1, 3), np.uint8),
-    log_mel=np.zeros((clips, seconds, 96, 64), np.float32),
-    masks=np.zeros((clips, seconds, 1, 1), np.int32),
-    annotated=present,
-    present=present,
-    condition=np.asarray([int(kind) for kind in condition], np.int32),
-    index=np.arange(clips, dtype=np.int32),
-  )
 
 
 def says(similarity):
@@ -36,7 +21,7 @@ MUSIC, HUMAN = [True, True, False], [False, False, True]  # categories guitar, d
 GROUPS = ("music", "music", "human")
 
 
-def mixed(visible, sounding, present=None):
+def mixed(pairs, visible, sounding, present=None):
   sounding = np.asarray(sounding)
   clips, seconds = sounding.shape[:2]
   batch = pairs(np.ones((clips, seconds), bool) if present is None else present, [0] * clips)
@@ -49,9 +34,9 @@ def embedded(seen, heard):
   return says(np.zeros(heard.shape[:2])).replace(seen_embedding=seen, heard_embedding=heard)
 
 
-def test_only_sounds_of_another_group_are_mismatches():
+def test_only_sounds_of_another_group_are_mismatches(pairs):
   guitar, drum, speaker = np.eye(3, dtype=bool)
-  batch = mixed([guitar, drum, speaker], [[guitar], [drum], [speaker]])
+  batch = mixed(pairs, [guitar, drum, speaker], [[guitar], [drum], [speaker]])
   seen = [[[1.0, 0]], [[2, 0]], [[0, 1]]]
   heard = [[[1.0, 0]], [[1, 1]], [[3, -1]]]
   # Pictures 0 and 1 with sound 2: logits 3 and 6. Picture 2 with sounds 0 and 1: 0 and 1.
@@ -62,31 +47,31 @@ def test_only_sounds_of_another_group_are_mismatches():
   np.testing.assert_allclose(mismatch_loss(embedded(seen, heard), batch, "abc"), finer, rtol=1e-5)
 
 
-def test_silence_and_noise_match_no_picture_and_padding_counts_for_nothing():
+def test_silence_and_noise_match_no_picture_and_padding_counts_for_nothing(pairs):
   nothing, guitar, drum = np.zeros(3, bool), *np.eye(3, dtype=bool)[:2]
-  batch = mixed([guitar, drum], [[guitar, guitar], [nothing, nothing]], [[True, True], [True, False]])
+  batch = mixed(pairs, [guitar, drum], [[guitar, guitar], [nothing, nothing]], [[True, True], [True, False]])
   seen, heard = np.ones((2, 2, 1)), np.array([[[5.0], [5.0]], [[2.0], [7.0]]])
   # Picture 0 with the silent second of clip 1 is left; its second second is padding.
   np.testing.assert_allclose(
     mismatch_loss(embedded(seen, heard), batch, GROUPS), np.log1p(np.exp(2)), rtol=1e-5
   )
-  alike = mixed([guitar, drum], [[guitar], [drum]])
+  alike = mixed(pairs, [guitar, drum], [[guitar], [drum]])
   assert mismatch_loss(embedded(seen[:, :1], heard[:, :1]), alike, GROUPS) == 0
 
 
-def test_mismatches_need_categories_and_a_guide_of_embeddings():
-  batch = mixed([MUSIC], [[MUSIC]])
+def test_mismatches_need_categories_and_a_guide_of_embeddings(pairs):
+  batch = mixed(pairs, [MUSIC], [[MUSIC]])
   with pytest.raises(InputError, match="debias.mismatch needs a guide that is a product of embeddings"):
     mismatch_loss(says([[1.0]]), batch, GROUPS)
   with pytest.raises(InputError, match="this data set names no categories"):
     mismatch_loss(embedded([[[1.0]]], [[[1.0]]]), pairs([[True]], [0]), GROUPS)
 
 
-def test_mismatches_are_the_same_dealt_over_devices():
+def test_mismatches_are_the_same_dealt_over_devices(pairs):
   from avs_jax import mesh as meshes
 
   visible = np.eye(3, dtype=bool)[[0, 1, 2, 2, 0, 2, 1, 0]]
-  batch = mixed(visible, visible[:, None])
+  batch = mixed(pairs, visible, visible[:, None])
   outputs = embedded(RANDOM.standard_normal((8, 1, 4)), RANDOM.standard_normal((8, 1, 4)))
   mesh = meshes.make_mesh(8)
   dealt = meshes.put_batch(mesh, (outputs, batch))
