@@ -5,11 +5,14 @@ touches a random generator that outlives the call and never imports jax.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
 SAMPLE_RATE_HZ = 16_000
+# Kinds of clips that are scored apart: an object sounds in some seconds and not in others; two of one category.
+SWITCH, PAIR = "switch", "pair"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Clip:
     log_mel: float32 [T, 96, 64], published log-mel; None where it is to be computed from the waveform.
     sounding: bool [T, G] categories heard each second; None where the data set does not say.
     visible: bool [G] categories seen; None where the data set does not say.
+    pan: float32 [T, 64], where the sound comes from (`data_pipelines.stereo`); None where it was not asked for.
   """
 
   id: str
@@ -37,10 +41,22 @@ class Clip:
   log_mel: np.ndarray | None = None
   sounding: np.ndarray | None = None
   visible: np.ndarray | None = None
+  pan: np.ndarray | None = None
+
+
+def kinds_of(categories: Sequence[str], heard: np.ndarray) -> frozenset[str]:
+  """The kinds of a clip with these objects, one or several of which may be of one category.
+
+  Args:
+    heard: bool [T, objects], which of them sounds in each second.
+  """
+  switches = (heard.any(axis=0) & ~heard.all(axis=0)).any()
+  has_pair = len(set(categories)) < len(categories)
+  return frozenset(name for name, holds in ((SWITCH, switches), (PAIR, has_pair)) if holds)
 
 
 class Source(Protocol):
-  """A split of a data set.
+  """A split of a data set. Where it knows them, `kinds(index)` gives a clip's kinds (`kinds_of`).
 
   Attributes:
     title: how the set is named in logs, scoreboards and captions, e.g. "MS3" or

@@ -8,6 +8,13 @@ The embedded default, a stand-in for AVSBench. Three subsets copy the three benc
             (.09 / .61 / .30, kept from the second before with probability .5); masks are binary
   semantic  half of each; masks hold the category (1 to 8) of what sounds, 0 background
 
+Three more stand in for VPO, with the category in their masks (or 0/1 on demand) and positions in their sound:
+
+  vpo_ss    as single
+  vpo_ms    as multi, but nothing is kept from the second before: what sounds switches from second to second
+  vpo_msmi  half vpo_ms (as VPO-MSMI holds clips of VPO-MS); half two of a kind side by side, one of which sounds,
+            so that nothing but the direction of the sound tells which
+
 Clip i is a pure function of (subset, seed, split, i). The splits share no instance: hue, light, width, detail
 and pitch are drawn from interleaved bands of the same ranges, so a test object is new but not outlandish.
 """
@@ -17,11 +24,20 @@ import dataclasses
 import numpy as np
 
 from avs_jax.errors import InputError
-from data_pipelines.clips import SAMPLE_RATE_HZ, Clip
+from data_pipelines import stereo
+from data_pipelines.clips import PAIR, SAMPLE_RATE_HZ, Clip, kinds_of
 from data_pipelines.sprites import BROAD, CATEGORIES, Look, area, draw, rgb
 from data_pipelines.synthesis import synthesize
 
-SUBSETS = ("single", "multi", "semantic")
+SUBSETS = ("single", "multi", "semantic", "vpo_ss", "vpo_ms", "vpo_msmi")
+KINDS = {
+  "single": "single-source",
+  "multi": "multi-source",
+  "semantic": "semantic",
+  "vpo_ss": "VPO-like single-source",
+  "vpo_ms": "VPO-like multi-source",
+  "vpo_msmi": "VPO-like two-of-a-kind and multi-source",
+}
 BANDS = {
   "train": (0.0, 0.6),
   "val": (0.65, 0.8),
@@ -33,6 +49,10 @@ SINGLE_AREA = (0.10, 0.30)  # share of the frame, before what the border cuts of
 MULTI_AREA = (0.05, 0.12)
 SOUNDING = (0.09, 0.61, 0.30)  # chance that none, one, two objects sound in a second, as in AVSBench-MS3
 STICKY = 0.5  # chance that a second sounds as the one before
+PAIR_SHARE = 0.5  # of vpo_msmi's clips: two of a kind
+PAIR_TILT = (
+  np.pi / 3
+)  # steepest line between two of a kind: they lie at least 0.27 of the frame apart sideways
 PITCH = 0.12  # instances differ by this share in pitch
 FADE_S = 0.02
 LEVEL_RMS = 0.11
@@ -69,13 +89,15 @@ class Generated:
   """A split of generated clips (a `Source`).
 
   Args:
-    subset: "single", "multi" or "semantic".
+    subset: one of `SUBSETS`.
     split: "train", "val" or "test".
     num_clips: length of the split.
     size: height and width of the frames in pixels; the same scene at every size.
     seconds: T.
     seed: another seed, other clips.
     annotated: "all" frames, or only the "first" as in the training split of AVSBench-S4.
+    binary: masks of VPO's subsets are 0/1 instead of categories.
+    has_pan: clips say where their sound comes from (`data_pipelines.stereo`).
   """
 
   is_stand_in = True
@@ -91,6 +113,8 @@ class Generated:
     seconds: int = 5,
     seed: int = 0,
     annotated: str = "all",
+    binary: bool = False,
+    has_pan: bool = False,
   ):
     for name, value, known in (
       ("subset", subset, SUBSETS),
@@ -105,9 +129,10 @@ class Generated:
     self.subset, self.split, self.seed, self.annotated = subset, split, int(seed), annotated
     self.seconds = int(seconds)
     self.size = (int(size), int(size))
-    self.num_classes = 1 + len(CATEGORIES) if subset == "semantic" else 1
-    kind = {"single": "single-source", "multi": "multi-source", "semantic": "semantic"}[subset]
-    self.title = f"generated {kind} clips (stand-in)"
+    has_classes = subset == "semantic" or (subset.startswith("vpo") and not binary)
+    self.num_classes = 1 + len(CATEGORIES) if has_classes else 1
+    self.has_pan = has_pan
+    self.title = f"generated {KINDS[subset]} clips (stand-in)"
     self.ids = tuple(f"{subset}_{split}_{seed}_{i:05d}" for i in range(num_clips))
 
   def __len__(self) -> int:
@@ -117,19 +142,45 @@ class Generated:
     """Categories seen in the clip; whatever sounds is seen."""
     return frozenset(self._choose(index))
 
+  def kinds(self, index: int) -> frozenset[str]:
+    """What makes the clip hard, see `clips.kinds_of`."""
+    script = self._script(index)
+    return kinds_of([thing.category for thing in script.things], script.heard)
+
   def sound(self, index: int) -> np.ndarray:
     """float32 [seconds * 16000]: the sounding objects' waveforms added up, over a faint noise floor."""
+    floor, voices = self._voices(index, self._script(index))
+    for _, voice in voices:
+      floor += voice
+    return np.clip(floor, -1, 1).astype(np.float32)
+
+  def pan(self, index: int) -> np.ndarray:
+    """float32 [T, 64]: where the sound comes from, the objects panned by where they are in each second."""
     script = self._script(index)
+    floor, voices = self._voices(index, script)
+    channels = np.repeat(floor[:, None], 2, axis=1)
+    for number, voice in voices:
+      channels += stereo.place(voice, self._centres(script.things[number])[:, 0])
+    return stereo.pan(channels, self.seconds)
+
+  def _voices(self, index: int, script: "Script") -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
+    """The noise floor, and of each object that sounds its number and its waveform, all [S]."""
     rng = self._rng(index, "sound")
     floor_rms = 10 ** rng.uniform(-4.0, -2.9)  # -80 to -58 dB
-    wave = rng.standard_normal(self.seconds * SAMPLE_RATE_HZ, np.float32) * floor_rms
+    floor = rng.standard_normal(self.seconds * SAMPLE_RATE_HZ, np.float32) * floor_rms
+    voices = []
     for number, (thing, heard) in enumerate(zip(script.things, script.heard.T, strict=True)):
       if heard.any():
         voice = synthesize(
           thing.category, self._rng(index, "voice", number), self.seconds, thing.pitch, thing.timbre
         )
-        wave += LEVEL_RMS * thing.gain * gate(heard) * voice
-    return np.clip(wave, -1, 1).astype(np.float32)
+        voices.append((number, LEVEL_RMS * thing.gain * gate(heard) * voice))
+    return floor, voices
+
+  def _centres(self, thing: Thing) -> np.ndarray:
+    """[T, 2]: the object's centre in each second, x and y as shares of the frame."""
+    time = np.arange(self.seconds) - (self.seconds - 1) / 2
+    return np.array(thing.centre) + time[:, None] * np.array(thing.drift)
 
   def clip(self, index: int) -> Clip:
     """Draws the frames and masks of a clip and makes its sound."""
@@ -144,7 +195,7 @@ class Generated:
         number,
         thing.category,
         thing.look,
-        centre=np.array(thing.centre) + time[:, None] * np.array(thing.drift),
+        centre=self._centres(thing),
         scale=np.sqrt(thing.area / area(thing.category)) * (1 + thing.growth * time),
         aspect=thing.aspect,
         turn=thing.turn + thing.spin * time,
@@ -157,7 +208,8 @@ class Generated:
     table = np.concatenate([silent, script.heard * label], axis=1)  # [T, 1 + objects]
     masks = np.take_along_axis(table, owner.reshape(self.seconds, -1), axis=1)
     sounding = np.zeros((self.seconds, len(CATEGORIES)), bool)
-    sounding[:, numbers] = script.heard
+    for number, heard in zip(numbers, script.heard.T, strict=True):
+      sounding[:, number] |= heard  # two of a kind have one number
     visible = np.zeros(len(CATEGORIES), bool)
     visible[numbers] = True
     annotated = np.ones(self.seconds, bool) if self.annotated == "all" else np.arange(self.seconds) == 0
@@ -170,6 +222,7 @@ class Generated:
       waveform=self.sound(index),
       sounding=sounding,
       visible=visible,
+      pan=self.pan(index) if self.has_pan else None,
     )
 
   def _rng(self, index: int, what: str, number: int = 0) -> np.random.Generator:
@@ -187,27 +240,34 @@ class Generated:
     if not 0 <= index < len(self):
       raise IndexError(f"{self.title}: clip {index} of {len(self)}")
     rng = self._rng(index, "choice")
-    alone = self.subset == "single" or (self.subset == "semantic" and rng.uniform() < 0.5)
-    count = 1 if alone else int(rng.integers(2, 4))
+    alone = self.subset in ("single", "vpo_ss") or (self.subset == "semantic" and rng.uniform() < 0.5)
+    is_pair = self.subset == "vpo_msmi" and rng.uniform() < PAIR_SHARE
+    count = 1 if alone or is_pair else int(rng.integers(2, 4))
     free = list(CATEGORIES)
     if index % 2:
       taken = self._choose(index - 1)
       groups = {BROAD[category] for category in taken}
       clear = [category for category in CATEGORIES if BROAD[category] not in groups]
       free = clear if len(clear) >= count else [c for c in CATEGORIES if c not in taken]
-    return [free[i] for i in rng.choice(len(free), count, replace=False)]
+    return (1 + is_pair) * [free[i] for i in rng.choice(len(free), count, replace=False)]
 
   def _script(self, index: int) -> Script:
     chosen = self._choose(index)
     count, alone = len(chosen), len(chosen) == 1
     rng = self._rng(index, "script")
     low, high = SINGLE_AREA if alone else MULTI_AREA
+    is_pair = PAIR in kinds_of(chosen, np.zeros((0, count), bool))
     things = tuple(
       cast(rng, self.split, category, float(rng.uniform(low, high)), centre)
-      for category, centre in zip(chosen, place(rng, count), strict=True)
+      for category, centre in zip(chosen, place(rng, count, PAIR_TILT if is_pair else np.pi), strict=True)
     )
-    heard = np.ones((self.seconds, 1), bool)
-    return Script(things, heard if alone else schedule(self._rng(index, "heard"), self.seconds, count))
+    own = self._rng(index, "heard")
+    if alone:
+      return Script(things, np.ones((self.seconds, 1), bool))
+    if is_pair:
+      return Script(things, np.repeat(own.permutation([True, False])[None], self.seconds, axis=0))
+    sticky = 0.0 if self.subset.startswith("vpo") else STICKY
+    return Script(things, schedule(own, self.seconds, count, sticky))
 
 
 def band(rng: np.random.Generator, split: str) -> float:
@@ -236,22 +296,27 @@ def cast(rng: np.random.Generator, split: str, category: str, share: float, cent
   )
 
 
-def place(rng: np.random.Generator, count: int) -> list[tuple[float, float]]:
-  """Centres of one to three objects as shares of the frame; several lie more than 0.45 apart."""
+def place(rng: np.random.Generator, count: int, tilt: float = np.pi) -> list[tuple[float, float]]:
+  """Centres of one to three objects as shares of the frame; several lie more than 0.45 apart.
+
+  Args:
+    tilt: angle by which the first may lie above or below the line to the right of the middle.
+  """
   if count == 1:
     return [(float(rng.uniform(0.36, 0.64)), float(rng.uniform(0.36, 0.64)))]
-  angle = rng.uniform(0, 2 * np.pi) + 2 * np.pi * np.arange(count) / count
+  turn = rng.uniform(0, 2 * np.pi) if tilt == np.pi else rng.uniform(-tilt, tilt)
+  angle = turn + 2 * np.pi * np.arange(count) / count
   radius = rng.uniform(0.27, 0.31)
   x, y = rng.uniform(0.46, 0.54, 2)
   return [(float(x + radius * np.cos(a)), float(y + radius * np.sin(a))) for a in angle]
 
 
-def schedule(rng: np.random.Generator, seconds: int, count: int) -> np.ndarray:
-  """bool [T, count]: which objects sound in each second."""
+def schedule(rng: np.random.Generator, seconds: int, count: int, sticky: float = STICKY) -> np.ndarray:
+  """bool [T, count]: which objects sound in each second; as in the one before with a chance of `sticky`."""
   heard = np.zeros((seconds, count), bool)
   for t in range(seconds):
     keep, number, order = rng.uniform(), rng.choice(len(SOUNDING), p=SOUNDING), rng.permutation(count)
-    if t and keep < STICKY:
+    if t and keep < sticky:
       heard[t] = heard[t - 1]
     else:
       heard[t, order[:number]] = True

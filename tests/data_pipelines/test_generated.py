@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from avs_jax.errors import InputError
-from data_pipelines.clips import SAMPLE_RATE_HZ, Clip
+from data_pipelines.clips import PAIR, SAMPLE_RATE_HZ, SWITCH, Clip
 from data_pipelines.generated import BANDS, NUM_BANDS, Generated, band, gate, schedule
 
 MANY = 60
@@ -158,3 +158,43 @@ def test_a_wrong_setting_is_named(wrong):
 def test_a_clip_beyond_the_end_is_refused():
   with pytest.raises(IndexError, match="clip 3 of 3"):
     Generated(num_clips=3).clip(3)
+
+
+@pytest.mark.parametrize("subset", ["vpo_ss", "vpo_ms", "vpo_msmi"])
+def test_vpo_like_clips_hold_categories_or_bits_and_say_where_their_sound_is(subset):
+  source = Generated(subset, "test", 6, size=32, seconds=3, has_pan=True)
+  bits = Generated(subset, "test", 6, size=32, seconds=3, binary=True)
+  assert source.num_classes == 9 and bits.num_classes == 1
+  for i in range(3):
+    clip, plain = source.clip(i), bits.clip(i)
+    np.testing.assert_array_equal(clip.frames, plain.frames)
+    np.testing.assert_array_equal(clip.masks > 0, plain.masks > 0)
+    assert clip.pan.shape == (3, 64) and plain.pan is None
+    assert set(np.unique(clip.masks)) <= {0, *(1 + np.flatnonzero(clip.visible))}
+    np.testing.assert_array_equal(source.sound(i), clip.waveform)
+
+
+def test_what_sounds_in_vpo_like_multi_source_clips_switches():
+  source = Generated("vpo_ms", "train", MANY, size=16)
+  switching = [SWITCH in source.kinds(i) for i in range(MANY)]
+  assert np.mean(switching) > 0.9
+  assert not any(PAIR in source.kinds(i) for i in range(MANY))
+  assert not any(Generated("vpo_ss", "train", 9).kinds(i) for i in range(9))
+
+
+def test_of_two_of_a_kind_one_sounds_and_the_pan_tells_which():
+  source = Generated("vpo_msmi", "test", MANY, size=32, seconds=2, has_pan=True)
+  pairs = [i for i in range(MANY) if PAIR in source.kinds(i)]
+  assert 0.3 < len(pairs) / MANY < 0.7
+  right = 0
+  for i in pairs[:12]:
+    clip, script = source.clip(i), source._script(i)
+    assert source.kinds(i) == {PAIR} and len(source.objects(i)) == 1 and clip.sounding.sum(1).max() == 1
+    assert (script.heard.sum(1) == 1).all() and (script.heard == script.heard[0]).all()
+    x = [thing.centre[0] for thing in script.things]
+    assert abs(x[0] - x[1]) > 0.25
+    sounding = int(script.heard[0].argmax())
+    mean_x = np.nonzero(clip.masks.any(0))[1].mean() / 32
+    assert (mean_x > 0.5) == (x[sounding] > x[1 - sounding])
+    right += (clip.pan.mean() > 0) == (x[sounding] > 0.5)
+  assert right == 12
