@@ -13,7 +13,8 @@ import itertools
 import numpy as np
 from PIL import Image
 
-from data_pipelines.clips import SAMPLE_RATE_HZ
+from data_pipelines import stereo
+from data_pipelines.clips import PAIR, SAMPLE_RATE_HZ, kinds_of
 
 SINGLE_SIDE = (0.65, 1.05)  # longest side of a lone object, in S; mean area about that of AVSBench-S4
 MULTI_SIDE = (0.35, 0.60)  # the same where two or three share the frame
@@ -45,12 +46,32 @@ class Plan:
   things: tuple[Thing, ...]
   sounding: np.ndarray
 
+  @property
+  def kinds(self) -> frozenset[str]:
+    return kinds_of([str(thing.category) for thing in self.things], self.sounding)
 
-def draw_plan(rng: np.random.Generator, categories: list[int], seconds: int, is_single: bool) -> Plan:
+  @property
+  def is_pair(self) -> bool:
+    return PAIR in self.kinds
+
+
+def draw_pair(rng: np.random.Generator, categories: list[int], seconds: int) -> Plan:
+  """Draws two objects of one class, of which one sounds all the time and the other never."""
+  category = categories[int(rng.integers(len(categories)))]
+  first, second = rng.random(2)
+  # At least a fifth of the class's list apart, so that where it is longer their pictures differ.
+  pictures = (first, (first + 0.2 + 0.6 * second) % 1)
+  sounding = np.repeat(rng.permutation([True, False])[None], seconds, axis=0)
+  return Plan(tuple(Thing(category, picture, rng.random()) for picture in pictures), sounding)
+
+
+def draw_plan(
+  rng: np.random.Generator, categories: list[int], seconds: int, is_single: bool, keep_p: float = KEEP_P
+) -> Plan:
   """Draws objects of different classes and the seconds in which each sounds.
 
   A lone object sounds all the time. Of two or three, none, one or two sound in a second (NUM_SOUNDING_P);
-  with KEEP_P the second is like the one before. Clips that would be silent throughout are drawn again.
+  with a chance of `keep_p` it is like the one before. Clips that would be silent throughout are drawn again.
   """
   count = 1 if is_single else min(int(rng.integers(2, 4)), len(categories))
   chosen = rng.choice(len(categories), size=count, replace=False)
@@ -58,7 +79,7 @@ def draw_plan(rng: np.random.Generator, categories: list[int], seconds: int, is_
   sounding = np.ones((seconds, count), bool)
   while not is_single:
     for t in range(seconds):
-      if t and rng.random() < KEEP_P:
+      if t and rng.random() < keep_p:
         sounding[t] = sounding[t - 1]
         continue
       sounding[t] = False
@@ -70,9 +91,17 @@ def draw_plan(rng: np.random.Generator, categories: list[int], seconds: int, is_
 
 
 def compose_frames(
-  rng: np.random.Generator, background: np.ndarray, pictures: list[np.ndarray], size: int, seconds: int
+  rng: np.random.Generator,
+  background: np.ndarray,
+  pictures: list[np.ndarray],
+  size: int,
+  seconds: int,
+  sideways: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Paints `pictures` (uint8 RGBA) over `background` (uint8 RGB), each drifting.
+
+  Args:
+    sideways: objects are set apart from left to right, not in any direction.
 
   Returns:
     frames uint8 [T, S, S, 3], and visible bool [T, N, S, S]: where an object's opacity exceeds one half and
@@ -82,7 +111,7 @@ def compose_frames(
   visible = np.zeros((seconds, len(pictures), size, size), bool)
   side_range = SINGLE_SIDE if len(pictures) == 1 else MULTI_SIDE
   patches = [_turn_and_scale(rng, picture, side_range, size) for picture in pictures]
-  corners = _paths(rng, [patch.shape[:2] for patch in patches], size, seconds)  # [T, N, 2]
+  corners = _paths(rng, [patch.shape[:2] for patch in patches], size, seconds, sideways)  # [T, N, 2]
   for t, n in itertools.product(range(seconds), range(len(patches))):
     top, left = (int(v) for v in corners[t, n])
     inside = (slice(max(top, 0), top + patches[n].shape[0]), slice(max(left, 0), left + patches[n].shape[1]))
@@ -134,7 +163,21 @@ def _turn_and_scale(
   return np.concatenate([np.minimum(pixels[..., :3] * brightness, 255) * alpha, alpha], axis=-1)
 
 
-def _paths(rng: np.random.Generator, shapes: list[tuple[int, int]], size: int, seconds: int) -> np.ndarray:
+def positions(visible: np.ndarray) -> np.ndarray:
+  """float [T, N] in [0, 1]: where between left and right the middle of what is seen of each object lies.
+
+  Args:
+    visible: bool [T, N, S, S], as `compose_frames` gives it; an object of which nothing is seen counts as central.
+  """
+  columns = visible.sum(axis=2)  # [T, N, S]
+  total = columns.sum(axis=-1)
+  place = (np.arange(visible.shape[-1]) + 0.5) / visible.shape[-1]
+  return np.where(total > 0, (columns @ place) / np.maximum(total, 1), 0.5)
+
+
+def _paths(
+  rng: np.random.Generator, shapes: list[tuple[int, int]], size: int, seconds: int, sideways: bool = False
+) -> np.ndarray:
   """int [T, N, 2]: top-left corner of each object in each second; some may reach out of the frame."""
   shape = np.array(shapes) / size  # [N, 2]
   low, high = shape / 2 - 0.06, 1 - shape / 2 + 0.06
@@ -142,7 +185,8 @@ def _paths(rng: np.random.Generator, shapes: list[tuple[int, int]], size: int, s
   best, best_gap = np.zeros_like(shape), -1.0
   for _ in range(30):
     centres = low + rng.random(shape.shape) * (high - low)
-    gaps = [np.linalg.norm(a - b) for a, b in itertools.combinations(centres, 2)]
+    measured = centres[:, 1:] if sideways else centres
+    gaps = [np.linalg.norm(a - b) for a, b in itertools.combinations(measured, 2)]
     gap = float(min(gaps, default=np.inf))
     if gap > best_gap:
       best, best_gap = centres, gap
@@ -159,18 +203,43 @@ def _paths(rng: np.random.Generator, shapes: list[tuple[int, int]], size: int, s
 
 def compose_sound(rng: np.random.Generator, recordings: list[np.ndarray], sounding: np.ndarray) -> np.ndarray:
   """float32 [T * 16000]: the sum of what sounds in each second, over a faint noise floor."""
+  waveform, voices = _voices(rng, recordings, sounding)
+  for voice in voices:
+    waveform += voice
+  return waveform / max(float(np.abs(waveform).max()), 1.0)
+
+
+def compose_pan(
+  rng: np.random.Generator, recordings: list[np.ndarray], sounding: np.ndarray, places: np.ndarray
+) -> np.ndarray:
+  """float32 [T, 64]: where the same sound comes from (`stereo.pan`), each object panned to its place, [T, N]."""
+  waveform, voices = _voices(rng, recordings, sounding)
+  loudest = max(float(np.abs(sum(voices, waveform)).max()), 1.0)
+  channels = np.repeat(waveform[:, None], 2, axis=1)
+  for voice, place in zip(voices, places.T, strict=True):
+    channels += stereo.place(voice, place)
+  return stereo.pan(channels / loudest, len(sounding))
+
+
+def _voices(
+  rng: np.random.Generator, recordings: list[np.ndarray], sounding: np.ndarray
+) -> tuple[np.ndarray, list[np.ndarray]]:
+  """A faint noise floor, and each object's own sound in the seconds in which it sounds; float32 [T * 16000] each."""
   seconds = sounding.shape[0]
   floor = np.float32(10 ** (rng.uniform(*FLOOR_DB) / 20))
   waveform = (floor * rng.standard_normal(seconds * SAMPLE_RATE_HZ, dtype=np.float32)).astype(np.float32)
   ramp = np.linspace(0, 1, int(FADE_S * SAMPLE_RATE_HZ), dtype=np.float32)
   fade = np.concatenate([ramp, np.ones(SAMPLE_RATE_HZ - 2 * len(ramp), np.float32), ramp[::-1]])
+  voices = []
   for n, recording in enumerate(recordings):
+    voice = np.zeros_like(waveform)
     speed = rng.uniform(1 - PITCH, 1 + PITCH)
     gain = np.float32(np.exp(rng.uniform(-LOG_GAIN, LOG_GAIN)))
     for t in np.flatnonzero(sounding[:, n]):
       second = _second_of(rng, recording, speed)
-      waveform[t * SAMPLE_RATE_HZ : (t + 1) * SAMPLE_RATE_HZ] += gain * fade * second
-  return waveform / max(float(np.abs(waveform).max()), 1.0)
+      voice[t * SAMPLE_RATE_HZ : (t + 1) * SAMPLE_RATE_HZ] = gain * fade * second
+    voices.append(voice)
+  return waveform, voices
 
 
 def _second_of(rng: np.random.Generator, recording: np.ndarray, speed: float) -> np.ndarray:

@@ -35,7 +35,16 @@ DEFAULT_CLASSES = (
   *("chicken", "duck", "cow", "dog", "bigcat", "bee"),
   *("trumpet", "violin", "drumkit", "person", "fireengine", "car"),
 )
-SUBSETS = ("single", "multi", "semantic")
+# subset -> what its clips are called
+SUBSETS = {
+  "single": "single-source",
+  "multi": "multi-source",
+  "semantic": "semantic",
+  "vpo_ss": "VPO-like single-source",
+  "vpo_ms": "VPO-like multi-source",
+  "vpo_msmi": "VPO-like two-of-a-kind and multi-source",
+}
+PAIR_SHARE = 0.5  # of vpo_msmi's clips: two of a kind, one sounding; the others are as vpo_ms
 # split -> splits of the pictures, the recordings and the backgrounds it draws from
 POOLS = {
   "train": ("train", "train", "train"),
@@ -54,7 +63,8 @@ class RealMedia:
   Attributes:
     subset: "single": one object that sounds throughout, binary masks (as S4). "multi": two or three objects
       of different classes, none to two of which sound in a second, binary masks (as MS3). "semantic": half
-      of the clips of either kind, masks hold 1 + the class's place in `categories` (as AVSS).
+      of the clips of either kind, masks hold 1 + the class's place in `categories` (as AVSS). "vpo_ss", "vpo_ms",
+      "vpo_msmi" as in `data_pipelines.generated`, with such masks, or 0/1 where `binary`.
     split: a key of POOLS.
   """
 
@@ -70,6 +80,8 @@ class RealMedia:
     seed: int = 0,
     classes: Sequence[str] = DEFAULT_CLASSES,
     cache_dir: str | os.PathLike | None = None,
+    binary: bool = False,
+    has_pan: bool = False,
   ):
     _require(
       subset in SUBSETS, f"subset {subset!r} is unknown, expected one of {', '.join(SUBSETS)}; name one"
@@ -81,7 +93,7 @@ class RealMedia:
     known = load_bank(self._cache).broad
     unknown = [name for name in classes if name not in known]
     _require(not unknown, f"classes {unknown} are unknown, expected some of {', '.join(known)}; drop them")
-    least = 1 if subset == "single" else 2
+    least = 1 if subset in ("single", "vpo_ss") else 2
     _require(
       len(set(classes)) == len(classes) >= least,
       f"classes holds {list(classes)}, expected at least {least} different names; mend the list",
@@ -90,9 +102,9 @@ class RealMedia:
     self.categories = tuple(classes)
     self.broad = tuple(known[name] for name in classes)
     self.size, self.seconds = (size, size), seconds
-    self.num_classes = 1 + len(classes) if subset == "semantic" else 1
-    kind = {"single": "single-source", "multi": "multi-source", "semantic": "semantic"}[subset]
-    self.title = f"composed {kind} clips of real media, {split} (stand-in)"
+    has_classes = subset == "semantic" or (subset.startswith("vpo") and not binary)
+    self.num_classes, self.has_pan = 1 + len(classes) if has_classes else 1, has_pan
+    self.title = f"composed {SUBSETS[subset]} clips of real media, {split} (stand-in)"
     self.ids = tuple(f"{subset}-{split}-{seed}-{k:06d}" for k in range(num_clips))
     _require(
       len(self._classes_at_hand) >= least and self._backgrounds,
@@ -113,19 +125,39 @@ class RealMedia:
     rng = self._rng(index, "picture")
     background = self._backgrounds[int(rng.integers(len(self._backgrounds)))].array
     pictures = [self._picture(thing).array for thing in plan.things]
-    frames, visible = compose.compose_frames(rng, background, pictures, self.size[0], self.seconds)
+    frames, visible = compose.compose_frames(
+      rng, background, pictures, self.size[0], self.seconds, sideways=plan.is_pair
+    )
     masks = np.zeros((self.seconds, *self.size), np.int32)
     sounding = np.zeros((self.seconds, len(self.categories)), bool)
     for n, thing in enumerate(plan.things):
-      value = 1 + thing.category if self.subset == "semantic" else 1
+      value = 1 + thing.category if self.num_classes > 1 else 1
       masks[visible[:, n] & plan.sounding[:, n, None, None]] = value
-      sounding[:, thing.category] = plan.sounding[:, n]
+      sounding[:, thing.category] |= plan.sounding[:, n]
     seen = np.zeros(len(self.categories), bool)
     seen[[thing.category for thing in plan.things]] = True
     every = np.ones(self.seconds, bool)
     return Clip(
-      self.ids[index], frames, masks, every, every.copy(), self.sound(index), sounding=sounding, visible=seen
+      self.ids[index],
+      frames,
+      masks,
+      every,
+      every.copy(),
+      self.sound(index),
+      sounding=sounding,
+      visible=seen,
+      pan=self._pan(index, plan, visible) if self.has_pan else None,
     )
+
+  def _pan(self, index: int, plan: compose.Plan, visible: np.ndarray) -> np.ndarray:
+    """float32 [T, 64]: where the clip's sound comes from."""
+    recordings = [self._recording(thing).array for thing in plan.things]
+    places = compose.positions(visible)
+    return compose.compose_pan(self._rng(index, "sound"), recordings, plan.sounding, places)
+
+  def kinds(self, index: int) -> frozenset[str]:
+    """What makes the clip hard, see `clips.kinds_of`."""
+    return self._plan(index).kinds
 
   def sound(self, index: int) -> np.ndarray:
     """float32 [T * 16000], the sound of clip `index`, without its frames."""
@@ -148,8 +180,11 @@ class RealMedia:
     """Objects and sounding seconds of clip `index`."""
     index = range(len(self))[index]
     rng = self._rng(index, "plan")
-    is_single = self.subset == "single" or (self.subset == "semantic" and rng.random() < 0.5)
-    return compose.draw_plan(rng, self._classes_at_hand, self.seconds, is_single)
+    is_single = self.subset in ("single", "vpo_ss") or (self.subset == "semantic" and rng.random() < 0.5)
+    if self.subset == "vpo_msmi" and rng.random() < PAIR_SHARE:
+      return compose.draw_pair(rng, self._classes_at_hand, self.seconds)
+    keep_p = 0.0 if self.subset.startswith("vpo") else compose.KEEP_P
+    return compose.draw_plan(rng, self._classes_at_hand, self.seconds, is_single, keep_p)
 
   def _rng(self, index: int, part: str) -> np.random.Generator:
     """The generator of one part of one clip."""

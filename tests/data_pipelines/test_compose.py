@@ -116,3 +116,27 @@ def test_loud_sums_stay_within_one():
   tone = 0.9 * np.sin(0.3 * np.arange(40_000)).astype(np.float32)
   sound = compose.compose_sound(np.random.default_rng(0), [tone, tone, tone], np.ones((2, 3), bool))
   assert np.abs(sound).max() <= 1
+
+
+def test_objects_set_apart_sideways_lie_beside_each_other():
+  pictures = [_square(200), _square(90)]
+  gaps = []
+  for seed in range(8):
+    _, visible = compose.compose_frames(np.random.default_rng(seed), PHOTO, pictures, 48, 2, sideways=True)
+    gaps.append(np.abs(np.diff(compose.positions(visible)[0]))[0])
+  assert min(gaps) > 0.25
+
+
+def test_a_position_is_the_middle_of_what_is_seen_from_left_to_right():
+  visible = np.zeros((1, 2, 4, 4), bool)
+  visible[0, 0, :, 3] = True
+  assert compose.positions(visible).tolist() == [[0.875, 0.5]]  # of the second nothing is seen
+
+
+def test_the_pan_of_a_composed_sound_follows_its_objects():
+  noise = 0.1 * np.random.default_rng(1).standard_normal(40_000).astype(np.float32)
+  sounding = np.ones((2, 1), bool)
+  for place in (0.2, 0.8):
+    found = compose.compose_pan(np.random.default_rng(0), [noise], sounding, np.full((2, 1), place))
+    assert found.shape == (2, 64)
+    assert abs(np.median(found) - np.log(place / (1 - place))) < 0.2

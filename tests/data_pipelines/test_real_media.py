@@ -8,6 +8,7 @@ import pytest
 
 from avs_jax.errors import InputError
 from data_pipelines import compose, media_packages, media_reading, real_media
+from data_pipelines.clips import PAIR, SWITCH
 from data_pipelines.media_bank import Bank, Item, load_bank, write_bank
 from data_pipelines.real_media import POOLS, RealMedia, noise_recordings
 
@@ -83,7 +84,7 @@ def test_a_clip_has_the_shapes_and_types_of_the_contract(cache, subset):
   assert clip.id == source.ids[3]
   assert source.is_stand_in
   assert "stand-in" in source.title
-  assert source.num_classes == (5 if subset == "semantic" else 1)
+  assert source.num_classes == (1 if subset in ("single", "multi") else 5)
   assert 0 <= clip.masks.min() <= clip.masks.max() <= max(source.num_classes - 1, 1)
   assert source.broad == ("animal", "animal", "music", "device")
 
@@ -159,6 +160,30 @@ def test_semantic_masks_hold_the_class_of_what_sounds(cache):
     for t in range(5):
       heard = {0} | {int(k) + 1 for k in np.flatnonzero(clip.sounding[t])}
       assert set(np.unique(clip.masks[t]).tolist()) <= heard
+
+
+def test_of_two_of_a_kind_one_sounds_on_its_side_of_the_picture(cache):
+  source = _source(cache, "vpo_msmi", num_clips=40, seconds=2, has_pan=True)
+  pairs = [index for index in range(40) if PAIR in source.kinds(index)]
+  assert 10 < len(pairs) < 30
+  for index in pairs[:6]:
+    plan, clip = source._plan(index), source.clip(index)
+    assert len(source.objects(index)) == 1 and len(plan.things) == 2
+    assert plan.things[0].picture != plan.things[1].picture
+    assert (plan.sounding.sum(1) == 1).all() and (plan.sounding == plan.sounding[0]).all()
+    middle = np.nonzero(clip.masks.any(0))[1].mean() / 48
+    assert clip.pan.shape == (2, 64) and (clip.pan.mean() > 0) == (middle > 0.5)
+  assert source.kinds(pairs[0]) == {PAIR}
+  assert source.clip(next(i for i in range(40) if i not in pairs)).pan.shape == (2, 64)
+
+
+def test_vpo_like_clips_switch_and_have_bits_on_demand(cache):
+  source = _source(cache, "vpo_ms", num_clips=40, seconds=5)
+  assert np.mean([SWITCH in source.kinds(index) for index in range(40)]) > 0.9
+  bits = _source(cache, "vpo_ms", num_clips=40, seconds=5, binary=True)
+  assert bits.num_classes == 1 and bits.clip(0).pan is None
+  np.testing.assert_array_equal(bits.clip(0).masks, source.clip(0).masks > 0)
+  assert not _source(cache, "vpo_ss").kinds(0)
 
 
 def test_splits_share_no_unseen_recording_picture_or_background(cache):
