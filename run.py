@@ -18,14 +18,14 @@ from avs_jax.errors import InputError
 from configs import common
 from configs.recipes.switch import settle
 
-MODES = ("train", "eval", "score", "convert", "prepare", "check")
+MODES = ("train", "eval", "score", "convert", "prepare", "check", "export")
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "A file of configs/; NAME.py:ARG passes ARG to it.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default runs/<config name>.")
 _MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 _INPUT = flags.DEFINE_string("input", None, "score: folder of predicted masks.")
-_OUTPUT = flags.DEFINE_string("output", None, "prepare: folder to write the data set to.")
+_OUTPUT = flags.DEFINE_string("output", None, "prepare, export: folder to write to.")
 
 
 def parse(arguments: list[str]) -> list[str]:
@@ -91,6 +91,10 @@ def main(arguments: list[str]) -> None:
     variants.evaluate_all(config, workdir)
   elif _MODE.value == "score":
     evaluate.score_folder(config, _INPUT.value, workdir)
+  elif _MODE.value == "export":
+    from avs_jax import export
+
+    export.export(config, workdir, _OUTPUT.value)
   elif _MODE.value == "prepare":
     from data_pipelines.prepare import prepare
 
