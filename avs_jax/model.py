@@ -15,7 +15,7 @@ from avs_jax.encoders import efficientnet
 from avs_jax.errors import InputError
 from avs_jax.initialise import initialise
 from avs_jax.step import Objective
-from avs_jax.types import SAMPLE_RATE_HZ, Batch, Outputs
+from avs_jax.types import SAMPLE_RATE_HZ, Batch, Outputs, Stereo
 
 log = logging.getLogger(__name__)
 
@@ -109,12 +109,13 @@ def segmentation_objective(config: Any) -> Objective:
   return both
 
 
-def example_inputs(config: Any) -> tuple[np.ndarray, np.ndarray]:
+def example_inputs(config: Any) -> tuple[np.ndarray, Any]:
   """Frames and sound of one empty clip, for tracing. The model's weights do not depend on their size."""
   seconds, size = config.data.seconds, min(config.data.size, 64)
   frames = np.zeros((1, seconds, size, size, 3), np.uint8)
   second = (SAMPLE_RATE_HZ,) if encoders.takes_waveform(config.model.audio) else (96, 64)
-  return frames, np.zeros((1, seconds, *second), np.float32)
+  sound = np.zeros((1, seconds, *second), np.float32)
+  return frames, Stereo(sound, np.zeros((1, seconds, 64), np.float32)) if config.model.stereo else sound
 
 
 def starting_variables(config: Any, model: nn.Module) -> dict[str, Any]:

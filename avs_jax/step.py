@@ -12,7 +12,8 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from avs_jax import optimizer as optimizers
-from avs_jax.types import Batch, Outputs
+from avs_jax.errors import InputError
+from avs_jax.types import Batch, Outputs, Stereo
 
 Objective = Callable[[Outputs, Batch], tuple[jax.Array, dict[str, jax.Array]]]
 
@@ -38,10 +39,19 @@ def told(batch: Batch) -> dict[str, Any]:
 
 
 def sound_of(model: nn.Module, batch: Batch) -> Any:
-  """What the model's audio encoder hears of a batch: samples or VGGish examples."""
+  """What the model's audio encoder hears of a batch: samples or VGGish examples, and from where if it asks.
+
+  Raises:
+    InputError: the model asks where sounds come from, and the batch does not say.
+  """
   while hasattr(model, "system"):
     model = model.system
-  return batch.waveform if getattr(model, "takes_waveform", False) else batch.log_mel
+  mono = batch.waveform if getattr(model, "takes_waveform", False) else batch.log_mel
+  if not getattr(model, "stereo", False):
+    return mono
+  if batch.pan is None:
+    raise InputError("model.stereo=True needs sounds with a direction; take it back, or data that have one.")
+  return Stereo(mono, batch.pan)
 
 
 def forward(

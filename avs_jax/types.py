@@ -13,8 +13,23 @@ from numpy import ndarray
 
 AnyArray = Array | ndarray
 SAMPLE_RATE_HZ = 16_000  # of a batch's waveform
-# What an audio encoder is given: VGGish examples, or samples.
-Sound = Float[AnyArray, "B T 96 64"] | Float[AnyArray, "B T S"]
+
+
+@flax.struct.dataclass
+class Stereo:
+  """A sound and where it comes from, for systems with `stereo`.
+
+  Attributes:
+    mono: what the audio encoder is given.
+    pan: right minus left log-mel of each second and band, 0 for what comes from the middle.
+  """
+
+  mono: Float[AnyArray, "B T 96 64"] | Float[AnyArray, "B T S"]
+  pan: Float[AnyArray, "B T 64"]
+
+
+# What `System.listen` is given: VGGish examples, or samples; with a direction, if it asks for one.
+Sound = Float[AnyArray, "B T 96 64"] | Float[AnyArray, "B T S"] | Stereo
 
 
 class Condition(IntEnum):
@@ -45,6 +60,7 @@ class Batch:
     sounding: categories heard in each second, where the data set says so.
     visible: categories seen in the clip, where the data set says so.
     marks: 1 for the queries that each second's sound opens; added by avs_jax/perception.
+    pan: where the sound comes from, only where the model is `stereo`; see `Stereo`.
   """
 
   frames: UInt8[AnyArray, "B T H W 3"] | Float[AnyArray, "B T H W 3"]
@@ -58,6 +74,7 @@ class Batch:
   sounding: Bool[AnyArray, "B T G"] | None = None
   visible: Bool[AnyArray, "B G"] | None = None
   marks: Float[AnyArray, "B T Q"] | None = None
+  pan: Float[AnyArray, "B T 64"] | None = None
 
 
 @flax.struct.dataclass

@@ -179,15 +179,8 @@ def from_json(saved: dict, origin: str) -> ConfigDict:
 
 
 def _fill(config: ConfigDict, saved: dict, origin: str) -> None:
-  free = (
-    "visual_args",
-    "audio_args",
-    "encoder_args",
-    "contrast_model",
-    "multipliers",
-    "freeze_epochs",
-    "variants",
-  )
+  arguments = ("visual_args", "audio_args", "encoder_args", "contrast_model")
+  free = (*arguments, "multipliers", "freeze_epochs", "variants")
   for key, value in saved.items():
     if key not in config:
       raise InputError(f"{origin}: the setting {key!r} is unknown to this version.")
@@ -217,7 +210,7 @@ def get_config() -> ConfigDict:
   config.steps = 0  # 0: schedule.epochs decide
 
   config.data = ConfigDict()
-  config.data.name = "ms3"  # s4, ms3, avss
+  config.data.name = "ms3"  # s4, ms3, avss, vpo_ss, vpo_ms, vpo_msmi
   config.data.root = os.environ.get("AVS_DATA_ROOT", "")  # empty: the stand-in below, said loudly
   config.data.stand_in = "generated"  # generated, real_media
   config.data.packed = False  # data.root holds ArrayRecords written by --mode=prepare
@@ -272,6 +265,7 @@ def get_config() -> ConfigDict:
   config.model.visual_args = ConfigDict()
   config.model.audio_args = ConfigDict()
   config.model.num_classes = 1
+  config.model.stereo = False  # hears where a sound comes from, too (data_pipelines/stereo.py)
   config.model.dtype = "float32"
   config.model.remat = False
 

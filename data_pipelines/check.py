@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 
 from avs_jax.errors import InputError
-from data_pipelines import audio, transforms
+from data_pipelines import audio, transforms, vpo
 from data_pipelines import avsbench_index as files
 
 PUBLISHED_CLIPS = {
@@ -48,7 +48,8 @@ def check(config: Any, workdir: str | Path = ".", *, read_files: bool = True) ->
       "data.packed=True: the packed copy has its own checks; point data.root at the files instead"
     )
   else:
-    found["data"] = inspect(config.data.root, config.data.name, read_files=read_files)
+    look = vpo.inspect if config.data.name in vpo.SUBSETS else inspect
+    found["data"] = look(config.data.root, config.data.name, read_files=read_files)
   Path(workdir).mkdir(parents=True, exist_ok=True)
   path = Path(workdir) / REPORT
   path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from avs_jax.errors import InputError
-from data_pipelines import transforms
+from data_pipelines import stereo, transforms
 from data_pipelines.audio import clip_log_mel, robust_log_mel
 from data_pipelines.clips import SAMPLE_RATE_HZ, Clip, Source
-from data_pipelines.negatives import EVALUATION, OFFSCREEN, POSITIVE, SILENCE, Negatives, Pair
+from data_pipelines.negatives import EVALUATION, NOISE, OFFSCREEN, POSITIVE, SILENCE, Negatives, Pair
 from data_pipelines.noising import Augment, Noising
 
 FRONT_ENDS = ("same", "as_published")
@@ -101,6 +101,8 @@ class Composer:
       paper's front end, which tells them apart by format alone.
     size: of the frames and masks given out; None leaves them.
     waveform: the raw sound is wanted too.
+    pan: where the sound comes from is wanted too. A borrowed sound keeps its own direction, a noise gets one drawn
+      for it, unseen sounds come from the middle; mirrored pictures mirror it.
     empty_masks: negatives get empty masks (training); else they keep the object's (evaluation).
     seed: of noising and augmentation.
   """
@@ -114,6 +116,7 @@ class Composer:
   waveform: bool = False
   empty_masks: bool = False
   seed: int = 0
+  pan: bool = False
 
   def __post_init__(self):
     if self.front_end not in FRONT_ENDS:
@@ -142,8 +145,10 @@ class Composer:
     frames, masks = clip.frames, clip.masks
     if self.size is not None:
       frames, masks = transforms.resize_frames(frames, self.size), transforms.resize_mask(masks, self.size)
+    mirror = False
     if is_training and self.augment:
-      frames, masks = self.augment.picture(frames, masks, rng)
+      mirror = self.augment.is_mirrored(rng)
+      frames, masks = self.augment.picture(frames, masks, rng, mirror)
     if self.empty_masks and pair.condition != POSITIVE:
       masks = np.zeros_like(masks)
     row = {
@@ -163,6 +168,9 @@ class Composer:
       samples = self.source.seconds * SAMPLE_RATE_HZ
       whole = np.pad(wave[:samples], (0, max(samples - len(wave), 0)))
       row["waveform"] = whole.reshape(self.source.seconds, SAMPLE_RATE_HZ).astype(np.float32)
+    if self.pan:
+      pan = self._pan(clip, index, pair, epoch, None if pair.condition == POSITIVE else sound, wave)
+      row["pan"] = stereo.mirrored(pan) if mirror else pan
     if sounding is not None:
       row["sounding"] = sounding
     if clip.visible is not None:
@@ -191,6 +199,21 @@ class Composer:
         )
       return None, log_mel, heard
     return self.negatives.substitute(own, pair, epoch, index, lent), None, heard
+
+  def _pan(self, clip, index, pair, epoch, given, wave):
+    """[T, 64]: where the pair's sound comes from. `given`: in place of what the pair calls for."""
+    seconds = len(clip.present)
+    if given is not None or pair.condition == SILENCE:
+      return stereo.nowhere(seconds)
+    if pair.condition == NOISE:  # a noise from the middle throughout could be told by that alone
+      place = np.random.default_rng([self.seed, epoch + 1, index, 8]).uniform()
+      return stereo.pan(stereo.place(wave, np.full(seconds, place)), seconds)
+    own = clip.pan if pair.condition == POSITIVE else self.source.clip(pair.donor).pan
+    if own is None:
+      raise InputError(
+        f"{clip.id}: {self.source.title} do not say where sounds come from; set model.stereo=False."
+      )
+    return own
 
   def _borrow(self, clip, donor):
     """The donor's waveform, published log-mel and categories heard; frames are read only if they must."""

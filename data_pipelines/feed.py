@@ -91,6 +91,7 @@ def training(
     cache=settings.cache_mb,
     size=settings.size,
     waveform=takes_waveform(config),
+    pan=config.model.stereo,
   )
   return loader.iterate(batches, start, threads=settings.threads, workers=settings.workers)
 
@@ -127,6 +128,7 @@ def evaluation(config: Any, source: Source, condition: int) -> Iterator[Mapping[
     hosts=jax.process_count(),
     size=config.data.size,
     waveform=takes_waveform(config),
+    pan=config.model.stereo,
   )
   stream = loader.iterate(batches, threads=config.data.threads, workers=0)
   try:

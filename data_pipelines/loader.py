@@ -126,6 +126,7 @@ def train_batches(
   cache: bool | float = False,
   size: int | tuple[int, int] | None = None,
   waveform: bool = False,
+  pan: bool = False,
   empty_masks: bool = True,
 ) -> grain.MapDataset:
   """Endless training batches: element k is this host's part of batch k, each epoch a new permutation.
@@ -136,6 +137,7 @@ def train_batches(
     negatives: None trains on positives only.
     cache: keep decoded clips in memory: a bound in MB, True for 2048, False for none.
     size: of the frames, one number for a square; None leaves them as the source gives them.
+    waveform, pan: the raw sound, and where it comes from, are wanted too.
     empty_masks: a negative's mask is empty.
 
   Raises: InputError for settings that do not fit, before anything is read.
@@ -146,7 +148,9 @@ def train_batches(
   if len(source) == 0:
     raise InputError(f"{source.title}: the training split is empty.")
   kept = keep(source, cache)
-  composer = Composer(kept, negatives, noising, augment, front_end, square(size), waveform, empty_masks, seed)
+  composer = Composer(
+    kept, negatives, noising, augment, front_end, square(size), waveform, empty_masks, seed, pan
+  )
   if negatives is not None and negatives.fraction and negatives.offscreen:
     negatives.donors(kept).check()  # here rather than in a worker
   order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(None)[host::hosts]
@@ -165,6 +169,7 @@ def eval_batches(
   cache: bool | float = False,
   size: int | tuple[int, int] | None = None,
   waveform: bool = False,
+  pan: bool = False,
   sound: np.ndarray | Callable[[int], np.ndarray] | None = None,
 ) -> grain.MapDataset:
   """All clips in order under one sound, each exactly once; masks stay the object's own.
@@ -184,7 +189,7 @@ def eval_batches(
   negatives = negatives or Negatives()
   if condition == OFFSCREEN and sound is None:
     negatives.donors(kept).check()
-  composer = Composer(kept, negatives, front_end=front_end, size=square(size), waveform=waveform)
+  composer = Composer(kept, negatives, front_end=front_end, size=square(size), waveform=waveform, pan=pan)
   make = EvaluationBatch(composer, int(condition), rows, batch, host * rows, sound)
   return grain.MapDataset.range(-(-len(source) // batch)).map(make)
 

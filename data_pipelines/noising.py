@@ -337,11 +337,19 @@ class Augment:
         second[start : start + length] = silence
     return examples
 
+  def is_mirrored(self, rng: np.random.Generator) -> bool:
+    """Whether a clip is to be mirrored: the first number that `picture` draws."""
+    return self.flip and bool(rng.uniform() < 0.5)
+
   def picture(
-    self, frames: np.ndarray, masks: np.ndarray, rng: np.random.Generator
+    self, frames: np.ndarray, masks: np.ndarray, rng: np.random.Generator, mirror: bool | None = None
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Flip, then crop, the same for all frames and masks of the clip. [T, H, W, 3] and [T, H, W]."""
-    if self.flip and rng.uniform() < 0.5:
+    """Flip, then crop, the same for all frames and masks of the clip. [T, H, W, 3] and [T, H, W].
+
+    Args:
+      mirror: what `is_mirrored` has said with `rng`; None asks it here.
+    """
+    if self.is_mirrored(rng) if mirror is None else mirror:
       frames, masks = frames[:, :, ::-1], masks[:, :, ::-1]
     if self.crop < 1:
       size = masks.shape[1:]

@@ -219,6 +219,7 @@ def batches(config: Any, source: Source, name: str) -> Iterator[Mapping[str, np.
     hosts=jax.process_count(),
     size=config.data.size,
     waveform=feed.takes_waveform(config),
+    pan=config.model.stereo,
     sound=sound,
   )
   stream = loader.iterate(made, threads=config.data.threads, workers=0)

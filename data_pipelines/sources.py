@@ -10,24 +10,31 @@ from data_pipelines.clips import Clip, Source
 
 log = logging.getLogger(__name__)
 
-SUBSETS = {"s4": "single", "ms3": "multi", "avss": "semantic"}
+SUBSETS = {
+  "s4": "single",
+  "ms3": "multi",
+  "avss": "semantic",
+  **{name: name for name in ("vpo_ss", "vpo_ms", "vpo_msmi")},
+}
 
 
 def build(config: Any, split: str, *, limit: int = 0) -> Source:
   """The split of the data set that `config.data` names.
+
+  Masks of VPO are 0/1 for a model of one class; clips say where their sound comes from if `config.model.stereo`.
 
   Args:
     split: train, val or test; test_unseen for the real-media stand-in.
     limit: use only so many clips, from the first; 0 for all.
 
   Raises:
-    InputError: unknown name, or a `data.root` that lacks files.
+    InputError: unknown name, a `data.root` that lacks files, or data that do not know where sounds come from.
   """
   data = config.data
   if data.name not in SUBSETS:
     raise InputError(f"data.name={data.name!r} is not a data set; choose one of {', '.join(SUBSETS)}.")
   if data.root:
-    source = _real(data, split)
+    source = _real(config, split)
   else:
     source = _stand_in(config, split)
     log.warning(
@@ -38,11 +45,30 @@ def build(config: Any, split: str, *, limit: int = 0) -> Source:
   return source
 
 
-def _real(data: Any, split: str) -> Source:
+def _real(config: Any, split: str) -> Source:
+  data, is_vpo = config.data, config.data.name.startswith("vpo")
+  if config.model.stereo and (data.packed or not is_vpo):
+    raise InputError(
+      f"model.stereo=True: {'a packed copy' if data.packed else data.name} does not say where sounds come from; take"
+      " vpo_ss, vpo_ms or vpo_msmi unpacked, or set model.stereo=False."
+    )
   if data.packed:
     from data_pipelines.avsbench_tfds import Packed
 
     return Packed(data.root, split)
+  if is_vpo:
+    from data_pipelines.vpo import VPO
+
+    binary = config.model.num_classes == 1
+    return VPO(
+      data.root,
+      data.name,
+      split,
+      size=data.size,
+      binary=binary,
+      has_pan=config.model.stereo,
+      allow_missing=data.allow_missing,
+    )
   from data_pipelines.avsbench import AVSBench
 
   return AVSBench(
@@ -59,13 +85,14 @@ def _real(data: Any, split: str) -> Source:
 def _stand_in(config: Any, split: str) -> Source:
   data, subset = config.data, SUBSETS[config.data.name]
   count = data.clips["test" if split.startswith("test") else split]
+  told = {"binary": config.model.num_classes == 1, "has_pan": config.model.stereo}
   if data.stand_in == "generated":
     from data_pipelines.generated import Generated
 
     is_first_only = data.name == "s4" and split == "train" and data.annotated == "published"
     annotated = "first" if is_first_only else "all"
     return Generated(
-      subset, split, count, size=data.size, seconds=data.seconds, seed=data.seed, annotated=annotated
+      subset, split, count, size=data.size, seconds=data.seconds, seed=data.seed, annotated=annotated, **told
     )
   if data.stand_in == "real_media":
     from data_pipelines.real_media import RealMedia, prepare
@@ -80,6 +107,7 @@ def _stand_in(config: Any, split: str) -> Source:
       seconds=data.seconds,
       seed=data.seed,
       cache_dir=data.media_cache or None,
+      **told,
     )
   raise InputError(f"data.stand_in={data.stand_in!r} is unknown; choose generated or real_media.")
 

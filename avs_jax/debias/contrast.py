@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from avs_jax.errors import InputError
 from avs_jax.systems.system import Scene
-from avs_jax.types import AnyArray, Outputs, Sound
+from avs_jax.types import AnyArray, Outputs, Sound, Stereo
 
 STRATEGIES = ("ensemble", "bias_only", "uncertainty", "visual_only")
 OPERATIONS = ("subtract", "product")
@@ -212,14 +212,16 @@ class Contrast(nn.Module):
     audio = self.system.listen(sound, train=train)
     if self.strategy != "uncertainty" or self.choice("where") != "log_mel":
       return audio
-    if sound.ndim != 4:
+    mono = sound.mono if isinstance(sound, Stereo) else sound
+    if mono.ndim != 4:
       raise InputError(
         "debias.contrast_where='log_mel' noises log-mels, and this system's audio encoder takes raw sound; choose"
         " 'embedding' or 'projected'."
       )
     mean, std = _LOG_MEL
-    noised = self.noised((jnp.asarray(sound, jnp.float32) - mean) / std, train) * std + mean
-    return jnp.concatenate([audio, self.system.listen(noised, train=train)], axis=-1)
+    noised = self.noised((jnp.asarray(mono, jnp.float32) - mean) / std, train) * std + mean
+    other = sound.replace(mono=noised) if isinstance(sound, Stereo) else noised
+    return jnp.concatenate([audio, self.system.listen(other, train=train)], axis=-1)
 
   def noised(self, x: Float[AnyArray, "B ..."], train: bool) -> Float[Array, "B ..."]:
     """`x` after forward diffusion, by the step's own key in training and the config's seed at inference."""

@@ -68,6 +68,10 @@ class SDAVS(System):
       raise InputError(
         f"model.sound_map='log_mel': model.audio={self.audio!r} hears samples; choose features or embedding."
       )
+    if self.stereo and self.has_map:
+      raise InputError(
+        f"model.stereo=True: the cells of model.sound_map={self.sound_map!r} have no direction; choose 'embedding'."
+      )
     compute = jnp.dtype(self.dtype)
     self.lateral = {
       str(stage): Conv(self.width, padding=1, dtype=compute, kernel_init=he_fan_in) for stage in (1, 2, 3, 4)
@@ -127,7 +131,7 @@ class SDAVS(System):
     return Outputs(
       logits=scene.logits(logits.reshape(-1, *logits.shape[2:])),
       visual_features=scene.unfold(scene.pyramid[-1]),
-      audio_features=audio[..., : self.audio_encoder.dim],
+      audio_features=audio[..., : self.audio_encoder.dim] if self.has_map else audio,
       projected_audio=projected,
       fused_maps=tuple(jax.nn.relu(level) for level in fused),
       fused_audio=heard,

@@ -13,7 +13,7 @@ from avs_jax import encoders
 from avs_jax.encoders.raw_sound import upsample
 from avs_jax.errors import InputError
 from avs_jax.layers import resize_bilinear
-from avs_jax.types import SAMPLE_RATE_HZ, AnyArray, Outputs, Sound
+from avs_jax.types import SAMPLE_RATE_HZ, AnyArray, Outputs, Sound, Stereo
 
 
 @flax.struct.dataclass
@@ -61,6 +61,7 @@ class System(nn.Module):
     num_classes: K; 1 gives a binary mask.
     dtype: compute dtype, "float32" or "bfloat16"; parameters, norms, softmax and losses stay float32.
     remat: recompute the visual encoder's blocks in the backward pass instead of storing them.
+    stereo: sounds are `Stereo`; their direction, 64 numbers a second, stands behind the audio embedding.
     READS_MARKS: whether `decode` has queries that marks open.
   """
 
@@ -73,6 +74,7 @@ class System(nn.Module):
   num_classes: int = 1
   dtype: str = "float32"
   remat: bool = False
+  stereo: bool = False
 
   def __post_init__(self) -> None:
     """Refuses settings that no system can be built with.
@@ -112,10 +114,23 @@ class System(nn.Module):
     """One embedding a second.
 
     Args:
-      sound: VGGish examples or, for an encoder that takes them, samples at 16 kHz.
+      sound: VGGish examples or, for an encoder that takes them, samples at 16 kHz; both with a direction
+        where the system is `stereo`.
     """
-    clips, seconds = sound.shape[:2]
+    if self.stereo != isinstance(sound, Stereo):
+      raise InputError(
+        f"model.stereo={self.stereo}: this system hears {'sounds with' if self.stereo else 'no sounds with'} a"
+        " direction (avs_jax.types.Stereo); give it such, or change model.stereo."
+      )
+    if isinstance(sound, Stereo):
+      heard = self.hear(sound.mono, train=train)
+      return jnp.concatenate([heard, jnp.asarray(sound.pan, heard.dtype)], axis=-1)  # [B, T, A + 64]
+    return self.hear(sound, train=train)
+
+  def hear(self, sound: Sound, *, train: bool = False) -> Float[Array, "B T A"]:
+    """The audio encoder's embedding of each second of a mono sound."""
     flat = jnp.asarray(sound)
+    clips, seconds = flat.shape[:2]
     if self.takes_waveform != (flat.ndim == 3):
       wanted = "samples [B, T, S]" if self.takes_waveform else "VGGish examples [B, T, 96, 64]"
       raise InputError(f"model.audio={self.audio!r} hears {wanted}; it was given {list(flat.shape)}.")

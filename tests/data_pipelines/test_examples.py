@@ -7,7 +7,7 @@ from avs_jax.errors import InputError
 from data_pipelines.audio import clip_log_mel, robust_log_mel
 from data_pipelines.examples import BrokenDonor, Cached, Composer
 from data_pipelines.generated import Generated
-from data_pipelines.negatives import NOISE, OFFSCREEN, POSITIVE, SILENCE, Negatives, Pair
+from data_pipelines.negatives import EVALUATION, NOISE, OFFSCREEN, POSITIVE, SILENCE, Negatives, Pair
 from data_pipelines.noising import Augment, Diffusion, Noising
 
 CLIPS = 12
@@ -119,3 +119,41 @@ def test_the_log_mel_of_the_memory_is_never_that_of_a_worsened_sound():
   np.testing.assert_array_equal(
     Composer(source, None)(source.clip(0), 0, Pair(POSITIVE), 1)["log_mel"], plain
   )
+
+
+def test_a_sounds_direction_goes_with_the_sound():
+  source = Generated("vpo_msmi", "train", 6, size=16, seconds=2, has_pan=True)
+  composer = Composer(source, Negatives(), pan=True)
+  clip = source.clip(0)
+  rows = [composer(clip, 0, Pair(kind, donor=3), 0) for kind in (POSITIVE, OFFSCREEN, SILENCE)]
+  np.testing.assert_array_equal(rows[0]["pan"], clip.pan)
+  np.testing.assert_array_equal(rows[1]["pan"], source.clip(3).pan)
+  assert not rows[2]["pan"].any()
+  noise = [composer(clip, 0, Negatives().pair(NOISE, epoch, 0, source), epoch)["pan"] for epoch in (0, 1)]
+  assert all(pan.shape == (2, 64) and np.abs(pan).mean() > 0.01 for pan in noise)
+  assert np.sign(noise[0].mean()) != 0 and not np.array_equal(*noise)
+  given = composer(clip, 0, Pair(OFFSCREEN), EVALUATION, np.zeros(32_000, np.float32))
+  assert not given["pan"].any()
+  assert "pan" not in Composer(source, None)(clip, 0, Pair(POSITIVE), 0)
+
+
+def test_a_mirrored_picture_mirrors_the_direction_of_its_sound():
+  source = Generated("vpo_msmi", "train", 2, size=16, seconds=2, has_pan=True)
+  clip = source.clip(0)
+  quiet = Augment(
+    gain_db=0, equaliser_db=0, shift_s=0, reverberation=0, mask_bands=0, mask_frames=0, flip=True
+  )
+  composer = Composer(source, None, augment=quiet, pan=True)
+  sides = set()
+  for epoch in range(8):
+    row = composer(clip, 0, Pair(POSITIVE), epoch)
+    is_mirrored = np.array_equal(row["frames"], clip.frames[:, :, ::-1])
+    np.testing.assert_array_equal(row["pan"], -clip.pan if is_mirrored else clip.pan)
+    sides.add(is_mirrored)
+  assert sides == {True, False}
+
+
+def test_clips_without_a_direction_are_named_where_one_is_wanted():
+  source = Generated("vpo_msmi", "train", 2, size=16, seconds=2)
+  with pytest.raises(InputError, match="do not say where sounds come from; set model.stereo=False"):
+    Composer(source, None, pan=True)(source.clip(0), 0, Pair(POSITIVE), 0)
