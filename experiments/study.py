@@ -14,7 +14,7 @@ from avs_jax import variants
 from avs_jax.errors import InputError
 from experiments.paper_rows import PaperRow
 
-Form = Literal["conditions", "globals", "unseen", "frontier"]
+Form = Literal["conditions", "conditions_mixed", "globals", "unseen", "mixed", "frontier"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +50,9 @@ class Table:
   Attributes:
     name: of its files.
     title: what it shows.
-    form: conditions: own sound, each negative, G; globals: G alone; unseen: a line for each unseen sound;
-      frontier: the highest positive IoU at bounds of G-FPR.
+    form: conditions: own sound, each negative, G; conditions_mixed: and the own sound under each noise of
+      `eval.noise_mix`; globals: G alone; unseen: a line for each unseen sound; mixed: a line for the own sound
+      and one for it under each noise; frontier: the highest positive IoU at bounds of G-FPR.
     labels: heads of the columns of words.
     paper: the printed lines that stand beside ours.
   """

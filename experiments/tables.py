@@ -11,6 +11,8 @@ from experiments.study import Line, Study, Table
 
 Records = Mapping[str, Sequence[Mapping[str, Any]]]  # row -> its records, one a seed
 
+# Forms with a line for each sound of each row.
+_BY_SOUND = ("unseen", "mixed")
 _SOUNDS = {"silence": "silence", "noise": "noise", "offscreen": "off-screen"}
 # Heads of the figures of each form; the metric's family, never a bare "mIoU".
 _HEADS = {
@@ -21,6 +23,7 @@ _HEADS = {
   ),
   "globals": ("g_iou", "g_f", "g_fpr"),
   "unseen": ("iou_frame", "f_max_batch20", "fpr"),
+  "mixed": ("iou_frame", "f_max_batch20", "lost iou_frame", "lost f_max_batch20"),
   "frontier": (
     "own iou_frame", "g_fpr",
     *(f"mask sweep, g_fpr <= {limit:g}" for limit in frontier.LIMITS),
@@ -44,17 +47,59 @@ def figure(record: Mapping[str, Any], sound: str, name: str) -> float | None:
   return value if value is None or "fpr" in name else 100 * value
 
 
+def heads(form: str, records: Records) -> tuple[str, ...]:
+  """The heads of the figures of a table of these records."""
+  if form != "conditions_mixed":
+    return _HEADS[form]
+  whole = _HEADS["conditions"]
+  mixes = (f"{said(sound)} {name}" for sound in mixed_sounds(records) for name in _HEADS["unseen"][:2])
+  return (*whole[:2], *mixes, *whole[2:])
+
+
+def said(sound: str) -> str:
+  """A row of the scoreboard in words: "mixed_brown_0db" is "own + brown 0db"."""
+  return "own" if sound == "positive" else sound.replace("mixed_", "own + ").replace("_", " ")
+
+
 def spread(values: Sequence[float | None], name: str) -> str:
   """Mean and deviation with as many decimals as the figure deserves."""
   return tables.spread(values, 3 if "fpr" in name else 1)
 
 
-def cells(records: Sequence[Mapping[str, Any]], form: str, sound: str = "") -> list[str]:
-  """The figures of one line."""
+def cells(
+  records: Sequence[Mapping[str, Any]], form: str, sound: str = "", mixes: Sequence[str] = ()
+) -> list[str]:
+  """The figures of one line.
+
+  Args:
+    mixes: sounds whose columns "conditions_mixed" has beside those of "conditions".
+  """
   if form == "frontier":
     return _frontier_cells(records)
-  columns = [(sound, name) for name in _HEADS["unseen"]] if form == "unseen" else _COLUMNS[form]
+  if form == "mixed":
+    return _mixed_cells(records, sound)
+  columns = [(sound, name) for name in _HEADS["unseen"]] if form == "unseen" else _columns(form, mixes)
   return [spread([figure(record, *column) for record in records], column[1]) for column in columns]
+
+
+def _columns(form: str, mixes: Sequence[str]) -> list[tuple[str, str]]:
+  """(sound, figure) of each column."""
+  if form != "conditions_mixed":
+    return list(_COLUMNS[form])
+  whole = _COLUMNS["conditions"]
+  return [*whole[:2], *((sound, name) for sound in mixes for name in _HEADS["unseen"][:2]), *whole[2:]]
+
+
+def _mixed_cells(records: Sequence[Mapping[str, Any]], sound: str) -> list[str]:
+  """IoU and F under a sound, and how much less that is than with the clean one, seed by seed."""
+  shown, lost = [], []
+  for name in _HEADS["unseen"][:2]:
+    values = [figure(record, sound, name) for record in records]
+    clean = [figure(record, "positive", name) for record in records]
+    pairs = zip(clean, values, strict=True)
+    shown.append(spread(values, name))
+    lost.append(spread([None if a is None or b is None else a - b for a, b in pairs], name))
+  return [*shown, *(["–"] * 2 if sound == "positive" else lost)]
 
 
 def _frontier_cells(records: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -76,17 +121,30 @@ def _with_operating(swept: Mapping[str, Any], which: str) -> list[Mapping[str, A
 
 def unseen_sounds(records: Records) -> list[str]:
   """Names of the unseen sounds that all records share, in their order."""
+  return _shared(records, "unseen_")
+
+
+def mixed_sounds(records: Records) -> list[str]:
+  """Names of the own sounds under noise (`eval.noise_mix`) that all records share, in their order."""
+  return _shared(records, "mixed_")
+
+
+def _shared(records: Records, start: str) -> list[str]:
   every = [record["figures"] for some in records.values() for record in some]
   first = every[0] if every else {}
-  return [name for name in first if name.startswith("unseen_") and all(name in figures for figures in every)]
+  return [name for name in first if name.startswith(start) and all(name in figures for figures in every)]
 
 
 def lines_of(table: Table, records: Records) -> list[tuple[Line, str]]:
-  """Lines to print, each with its unseen sound where the table has one for each."""
-  if table.form != "unseen":
-    return [(line, "") for line in table.lines]
+  """Lines to print, each with its sound where the table has one for each."""
   asked = {line.row: records[line.row] for line in table.lines if line.row in records}
-  return [(line, sound) for sound in unseen_sounds(asked) for line in table.lines]
+  if table.form == "unseen":
+    sounds = unseen_sounds(asked)
+  elif table.form == "mixed":
+    sounds = ["positive", *mixed_sounds(asked)]
+  else:
+    sounds = [""]
+  return [(line, sound) for sound in sounds for line in table.lines]
 
 
 def build(table: Table, records: Records) -> tuple[list[str], list[list[str]], list[str]]:
@@ -95,8 +153,10 @@ def build(table: Table, records: Records) -> tuple[list[str], list[list[str]], l
   Raises:
     InputError: records of different data would share it.
   """
-  words = (*(("sound",) if table.form == "unseen" else ()), *table.labels)
-  header = ["data", *words, *_HEADS[table.form], "seeds"]
+  words = (*(("sound",) if table.form in _BY_SOUND else ()), *table.labels)
+  asked = {line.row: records[line.row] for line in table.lines if line.row in records}
+  mixes = mixed_sounds(asked)
+  header = ["data", *words, *heads(table.form, asked), "seeds"]
   doubts: dict[str, str] = {}
   rows = []
   for row in table.paper:
@@ -104,8 +164,7 @@ def build(table: Table, records: Records) -> tuple[list[str], list[list[str]], l
     if row.doubt:
       mark = doubts.setdefault(row.doubt, f"†{len(doubts) + 1}")
     labels = list(row.labels) + [""] * (len(words) - len(row.labels))
-    rows.append([f"AVSBench-{row.data}, printed{mark}", *labels, *_printed(row, table.form), "–"])
-  asked = {line.row: records[line.row] for line in table.lines if line.row in records}
+    rows.append([f"AVSBench-{row.data}, printed{mark}", *labels, *_printed(row, table.form, len(mixes)), "–"])
   sets = {(r["data_set"], r["split"], r["clips"]) for some in asked.values() for r in some}
   if len(sets) > 1:
     listed = "; ".join(f"{data} {split}, {clips} clips" for data, split, clips in sorted(sets))
@@ -116,11 +175,11 @@ def build(table: Table, records: Records) -> tuple[list[str], list[list[str]], l
       absent.append(line.row)
       continue
     some = asked[line.row]
-    labels = [*((sound.removeprefix("unseen_").replace("_", " "),) if sound else ()), *line.labels]
+    labels = [*((said(sound.removeprefix("unseen_")),) if sound else ()), *line.labels]
     rows.append([
       f"{some[0]['data_set']}, ours",
       *labels,
-      *cells(some, table.form, sound),
+      *cells(some, table.form, sound, mixes),
       ", ".join(str(record["seed"]) for record in some),
     ])  # fmt: skip
   notes = [f"{mark} {doubt}." for doubt, mark in doubts.items()]
@@ -129,8 +188,12 @@ def build(table: Table, records: Records) -> tuple[list[str], list[list[str]], l
   return header, rows, notes
 
 
-def _printed(row: PaperRow, form: str) -> list[str]:
-  """The cells of a printed line, digits as printed (fractions turned into per cents)."""
+def _printed(row: PaperRow, form: str, mixes: int = 0) -> list[str]:
+  """The cells of a printed line, digits as printed (fractions turned into per cents).
+
+  Args:
+    mixes: sounds of "conditions_mixed" that no printed line has.
+  """
   dash, digits = "–", row.digits
   last, fpr = (2 if row.table == 8 else 3), (3 if row.table == 7 else 2)
   g = [dash] * 3 if row.g is None else [*(f"{value:.{last}f}" for value in row.g[:2]), f"{row.g[2]:.3f}"]
@@ -142,6 +205,9 @@ def _printed(row: PaperRow, form: str) -> list[str]:
       return [*(f"{100 * value:.1f}" for value in row.unseen[:2]), f"{row.unseen[2]:.3g}"]
     return [*(f"{value:.2f}" for value in row.unseen[:2]), f"{row.unseen[2]:.3f}"]
   own = [dash] * 2 if row.own is None else [f"{value:.{digits}f}" for value in row.own]
+  if form == "mixed":
+    return [*own, dash, dash]
+  own += [dash] * (2 * mixes if form == "conditions_mixed" else 0)
   triples = [dash] * 9
   if row.negatives is not None:
     triples = [
@@ -155,33 +221,39 @@ def _printed(row: PaperRow, form: str) -> list[str]:
 def notes_of(table: Table, records: Records) -> list[str]:
   """What a reader must know of all such tables."""
   asked = [record for line in table.lines for record in records.get(line.row, ())]
-  said = ["iou_frame, f_max_batch20, g_iou and g_f in per cent, fpr and g_fpr as fractions."]
+  notes = ["iou_frame, f_max_batch20, g_iou and g_f in per cent, fpr and g_fpr as fractions."]
   if table.form == "frontier":
-    said.append(
+    notes.append(
       "Highest positive iou_frame at a threshold whose g_fpr keeps the bound: the threshold is chosen on the"
       " clips it is judged on, so these are upper bounds."
     )
   elif table.form == "unseen":
-    said.append("Against the object's own mask: low is good.")
+    notes.append("Against the object's own mask: low is good.")
+  elif table.form == "mixed":
+    notes.append(
+      "The right mask under noise is that of the own sound: high is good, lost against clean is bad."
+    )
   else:
-    said.append(
+    notes.append(
       "Under silence, noise and off-screen sound, against the object's own mask: low is good; g: high is good."
     )
+  if table.form == "conditions_mixed":
+    notes.append('"own + NOISE" is the clip\'s own sound under noise at so many dB: high is good.')
   if any(len(records.get(line.row, ())) > 1 for line in table.lines):
-    said.append("Mean ± standard deviation (n - 1) over the seeds.")
+    notes.append("Mean ± standard deviation (n - 1) over the seeds.")
   if any(record["is_stand_in"] for record in asked):
-    said.append(f"STAND-IN DATA: {asked[0]['data_set']}; ours cannot be compared with the printed lines.")
-  return said
+    notes.append(f"STAND-IN DATA: {asked[0]['data_set']}; ours cannot be compared with the printed lines.")
+  return notes
 
 
 def write(folder: str, study: Study, table: Table, records: Records, command: str) -> dict[str, str]:
   """Writes <table>.md and <table>.tex into `folder`. Returns {"md", "tex": path}."""
   header, rows, notes = build(table, records)
-  left = 1 + len(table.labels) + (table.form == "unseen")
-  said = [*notes_of(table, records), *notes]
+  left = 1 + len(table.labels) + (table.form in _BY_SOUND)
+  told = [*notes_of(table, records), *notes]
   text = [f"## {table.title}", "", *tables.markdown(header, rows, left), ""]
-  text += [*(line for note in said for line in (note, "")), f"    {command}", ""]
-  caption = f"{table.title}. {' '.join(said)}"
+  text += [*(line for note in told for line in (note, "")), f"    {command}", ""]
+  caption = f"{table.title}. {' '.join(told)}"
   return {
     "md": tables.save(os.path.join(folder, f"{table.name}.md"), "\n".join(text)),
     "tex": tables.save(os.path.join(folder, f"{table.name}.tex"), tables.latex(header, rows, caption, left)),

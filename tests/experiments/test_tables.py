@@ -93,3 +93,47 @@ def test_a_table_of_ms3_marks_the_lines_of_another_run(made):
   _, rows, notes = tables.build(table, kept)
   assert [row[0] for row in rows[:3]] == [f"AVSBench-MS3, printed†{k}" for k in (1, 2, 3)]
   assert notes[2].startswith("†3 G of another run")
+
+
+def noisy(records):
+  """Records that also hold the own sound under noise, three points worse in IoU and one in F."""
+  some = copy.deepcopy(records)
+  for each in some.values():
+    for record in each:
+      own = record["figures"]["positive"]
+      record["figures"]["mixed_brown_0db"] = {
+        **own, "iou_frame": own["iou_frame"] - 0.03, "f_max_batch20": own["f_max_batch20"] - 0.01,
+      }  # fmt: skip
+  return some
+
+
+def test_own_sounds_under_noise_have_a_line_each_and_what_is_lost(made):
+  found, kept = made
+  table = Table("t", "T", "mixed", ("model",), (Line(("x",), "prior"),), printed(2, "S4")[:1])
+  header, rows, _ = tables.build(table, noisy(kept))
+  assert header[1:] == [
+    "sound",
+    "model",
+    "iou_frame",
+    "f_max_batch20",
+    "lost iou_frame",
+    "lost f_max_batch20",
+    "seeds",
+  ]
+  assert rows[0][3:7] == ["78.7", "87.9", "–", "–"]
+  assert rows[1][1] == "own" and rows[1][5:7] == ["–", "–"]
+  assert rows[2][1] == "own + brown 0db" and rows[2][5:7] == ["3.0 ± 0.0", "1.0 ± 0.0"]
+
+
+def test_noise_stands_beside_the_four_sounds(made):
+  found, kept = made
+  table = Table("t", "T", "conditions_mixed", ("model",), (Line(("x",), "prior"),), printed(2, "S4")[:1])
+  header, rows, _ = tables.build(table, noisy(kept))
+  plain, _, _ = tables.build(Table("t", "T", "conditions", ("model",), (Line(("x",), "prior"),)), kept)
+  assert header[4:6] == ["own + brown 0db iou_frame", "own + brown 0db f_max_batch20"]
+  assert [*header[:4], *header[6:]] == plain
+  line = dict(zip(header, rows[1], strict=True))
+  own = statistics.mean(100 * r["figures"]["positive"]["iou_frame"] for r in kept["prior"])
+  assert float(line["own + brown 0db iou_frame"].split()[0]) == pytest.approx(own - 3, abs=0.06)
+  assert rows[0][4:6] == ["–", "–"] and rows[0][6:8] == ["76.6", "87.1"]
+  assert any("under noise" in note for note in tables.notes_of(table, noisy(kept)))
