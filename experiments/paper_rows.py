@@ -29,6 +29,7 @@ class PaperRow:
     is_fraction: IoU and F of this line are printed as fractions.
     doubt: what is wrong with the line, for a footnote.
     disagrees: the G figures that its own columns contradict: g_iou, g_f, g_fpr.
+    places: decimals of its IoU and F; None: those of the Robust paper's table.
   """
 
   table: int
@@ -41,10 +42,13 @@ class PaperRow:
   is_fraction: bool = False
   doubt: str = ""
   disagrees: tuple[str, ...] = ()
+  places: int | None = None
 
   @property
   def digits(self) -> int:
-    """Decimals of the printed IoU and F columns: table 8 has two, the others one."""
+    """Decimals of the printed IoU and F columns: the Robust paper's table 8 has two, the others one."""
+    if self.places is not None:
+      return self.places
     return 2 if self.table == 8 else 1
 
 

@@ -14,7 +14,7 @@ from avs_jax import variants
 from avs_jax.errors import InputError
 from experiments.paper_rows import PaperRow
 
-Form = Literal["conditions", "conditions_mixed", "globals", "unseen", "mixed", "frontier"]
+Form = Literal["conditions", "conditions_mixed", "globals", "unseen", "mixed", "against", "frontier"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +52,11 @@ class Table:
     title: what it shows.
     form: conditions: own sound, each negative, G; conditions_mixed: and the own sound under each noise of
       `eval.noise_mix`; globals: G alone; unseen: a line for each unseen sound; mixed: a line for the own sound
-      and one for it under each noise; frontier: the highest positive IoU at bounds of G-FPR.
+      and one for it under each noise; against: what each line loses against one of them; frontier: the highest
+      positive IoU at bounds of G-FPR.
     labels: heads of the columns of words.
     paper: the printed lines that stand beside ours.
+    against: of that form, the row that the others are compared with.
   """
 
   name: str
@@ -63,6 +65,7 @@ class Table:
   labels: tuple[str, ...]
   lines: tuple[Line, ...]
   paper: tuple[PaperRow, ...] = ()
+  against: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +94,7 @@ class Study:
         f"study {self.name}: rows need names, each its own; found {', '.join(names) or 'none'}."
       )
     asked = [line.row for table in self.tables for line in table.lines]
+    asked += [table.against for table in self.tables if table.form == "against"]
     unknown = sorted({*asked, *self.similarity, *self.frontier, *self.pictures} - set(names))
     if unknown:
       raise InputError(f"study {self.name}: there is no row {unknown[0]!r}; the rows are {', '.join(names)}.")

@@ -24,6 +24,10 @@ _HEADS = {
   "globals": ("g_iou", "g_f", "g_fpr"),
   "unseen": ("iou_frame", "f_max_batch20", "fpr"),
   "mixed": ("iou_frame", "f_max_batch20", "lost iou_frame", "lost f_max_batch20"),
+  "against": (
+    "own iou_frame", "lost iou_frame", "lost f_max_batch20", "printed: lost J", "printed: lost F", "seeds that lose",
+    "holds",
+  ),
   "frontier": (
     "own iou_frame", "g_fpr",
     *(f"mask sweep, g_fpr <= {limit:g}" for limit in frontier.LIMITS),
@@ -102,6 +106,35 @@ def _mixed_cells(records: Sequence[Mapping[str, Any]], sound: str) -> list[str]:
   return [*shown, *(["–"] * 2 if sound == "positive" else lost)]
 
 
+def _against_cells(table: Table, line: Line, records: Records) -> list[str]:
+  """What a line loses against `table.against`, seed by seed, printed and here, and whether all seeds agree."""
+  names, dash = _HEADS["unseen"][:2], "–"
+  own = [figure(record, "positive", names[0]) for record in records[line.row]]
+  if line.row == table.against:
+    return [spread(own, names[0]), *[dash] * 6]
+  whole = {record["seed"]: record for record in records.get(table.against, ())}
+  pairs = [(whole[each["seed"]], each) for each in records[line.row] if each["seed"] in whole]
+  lost = {name: [_loss(a, b, name) for a, b in pairs] for name in names}
+  known = [value for value in lost[names[0]] if value is not None]
+  worse = sum(value > 0 for value in known)
+  verdict = "yes" if worse == len(known) else "undecided" if worse else "no"
+  printed = {row.labels: row.own for row in table.paper}
+  labels = next((each.labels for each in table.lines if each.row == table.against), ())
+  theirs, base = printed.get(line.labels), printed.get(labels)
+  stated = (
+    [dash] * 2
+    if theirs is None or base is None
+    else [f"{b - t:.1f}" for b, t in zip(base, theirs, strict=True)]
+  )
+  shown = [spread(lost[name], name) for name in names]
+  return [spread(own, names[0]), *shown, *stated, f"{worse} of {len(known)}", verdict if known else dash]
+
+
+def _loss(before: Mapping[str, Any], after: Mapping[str, Any], name: str) -> float | None:
+  first, second = figure(before, "positive", name), figure(after, "positive", name)
+  return None if first is None or second is None else first - second
+
+
 def _frontier_cells(records: Sequence[Mapping[str, Any]]) -> list[str]:
   swept = [record["frontier"] for record in records]
   if not all(swept):
@@ -159,7 +192,7 @@ def build(table: Table, records: Records) -> tuple[list[str], list[list[str]], l
   header = ["data", *words, *heads(table.form, asked), "seeds"]
   doubts: dict[str, str] = {}
   rows = []
-  for row in table.paper:
+  for row in () if table.form == "against" else table.paper:
     mark = ""
     if row.doubt:
       mark = doubts.setdefault(row.doubt, f"†{len(doubts) + 1}")
@@ -179,7 +212,7 @@ def build(table: Table, records: Records) -> tuple[list[str], list[list[str]], l
     rows.append([
       f"{some[0]['data_set']}, ours",
       *labels,
-      *cells(some, table.form, sound, mixes),
+      *(_against_cells(table, line, asked) if table.form == "against" else cells(some, table.form, sound, mixes)),
       ", ".join(str(record["seed"]) for record in some),
     ])  # fmt: skip
   notes = [f"{mark} {doubt}." for doubt, mark in doubts.items()]
@@ -227,6 +260,8 @@ def notes_of(table: Table, records: Records) -> list[str]:
       "Highest positive iou_frame at a threshold whose g_fpr keeps the bound: the threshold is chosen on the"
       " clips it is judged on, so these are upper bounds."
     )
+  elif table.form == "against":
+    notes.append('Lost against the whole model with the same seed; "holds" where every seed loses iou_frame.')
   elif table.form == "unseen":
     notes.append("Against the object's own mask: low is good.")
   elif table.form == "mixed":

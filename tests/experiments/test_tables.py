@@ -8,7 +8,7 @@ import pytest
 
 from avs_jax.errors import InputError
 from experiments import tables
-from experiments.paper_rows import printed
+from experiments.paper_rows import PaperRow, printed
 from experiments.study import Line, Table
 
 
@@ -137,3 +137,22 @@ def test_noise_stands_beside_the_four_sounds(made):
   assert float(line["own + brown 0db iou_frame"].split()[0]) == pytest.approx(own - 3, abs=0.06)
   assert rows[0][4:6] == ["–", "–"] and rows[0][6:8] == ["76.6", "87.1"]
   assert any("under noise" in note for note in tables.notes_of(table, noisy(kept)))
+
+
+def test_losses_against_a_row_are_taken_seed_by_seed_beside_the_printed_ones(made):
+  found, kept = made
+  some = {name: copy.deepcopy(kept["prior"]) for name in ("whole", "worse", "mixed")}
+  for place, record in enumerate(some["worse"]):
+    record["figures"]["positive"]["iou_frame"] -= 0.01 * (place + 1)
+  some["mixed"][0]["figures"]["positive"]["iou_frame"] += 0.01
+  some["mixed"][1]["figures"]["positive"]["iou_frame"] -= 0.01
+  lines = tuple(Line((name,), name) for name in some)
+  paper = (PaperRow(0, "S4", ("whole",), (85.5, 92.0)), PaperRow(0, "S4", ("worse",), (84.1, 90.8)))
+  table = Table("t", "T", "against", ("model",), lines, paper, against="whole")
+  header, rows, _ = tables.build(table, some)
+  found = {row[1]: dict(zip(header, row, strict=True)) for row in rows}
+  assert set(found) == {"whole", "worse", "mixed"} and found["whole"]["holds"] == "–"
+  assert found["worse"]["lost iou_frame"] == "2.0 ± 1.0" and found["worse"]["holds"] == "yes"
+  assert (found["worse"]["printed: lost J"], found["worse"]["printed: lost F"]) == ("1.4", "1.2")
+  assert found["mixed"]["seeds that lose"] == "1 of 3" and found["mixed"]["holds"] == "undecided"
+  assert found["mixed"]["printed: lost J"] == "–"
