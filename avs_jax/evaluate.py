@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from avs_jax import frontier, metrics, perception, report
+from avs_jax import evidence, frontier, metrics, perception, report
 from avs_jax import mesh as meshes
 from avs_jax.errors import InputError
 from avs_jax.step import make_predict_step
@@ -31,6 +31,8 @@ class Seen:
   Attributes:
     figures: of `metrics.summarise` or `summarise_classes`.
     probabilities: of the clips to be pictured, clip index -> [T, H, W].
+    evidence: of the same clips, what `evidence.gather` finds in the outputs of a system that explains itself.
+    parts: figures of the clips of each kind alone, kind -> figures.
     statistics: per-frame counts in data-set order, from which any threshold can be judged later; `frontier`
       reads them.
   """
@@ -38,6 +40,8 @@ class Seen:
   figures: dict[str, Any]
   probabilities: dict[int, np.ndarray]
   statistics: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  evidence: dict[int, dict[str, np.ndarray]] = dataclasses.field(default_factory=dict)
+  parts: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
 
 def make_count(mesh: Mesh) -> Callable[[Outputs, Batch], Any]:
@@ -86,6 +90,7 @@ def judge(
   mesh: Mesh,
   *,
   keep: Iterable[int] = (),
+  parts: Mapping[str, Sequence[int]] | None = None,
   save: Callable[[int, np.ndarray, str], Any] | None = None,
   describe: str = "",
 ) -> Seen:
@@ -94,9 +99,11 @@ def judge(
   Args:
     batches: as `loader.eval_batches` gives them; rows with index -1 only fill the batch.
     keep: clip indices whose probability maps are returned.
+    parts: clip indices to be summarised by themselves too, by name.
     save: called for every clip with its index and [T, H, W] "probabilities", or "labels" of classes.
   """
-  tally, probabilities = metrics.Tally(), {}
+  tally, probabilities, found = metrics.Tally(), {}, {}
+  apart = {name: (np.array(clips), metrics.Tally()) for name, clips in (parts or {}).items()}
   agreement: dict[tuple[int, int], float] = {}
   kept = set(keep)
   whole = jax.jit(lambda maps: maps, out_shardings=meshes.replicated(mesh))
@@ -107,6 +114,8 @@ def judge(
     maps, *counted = count(outputs, batch)
     counts, index, counts_for, similarity = jax.device_get(counted)
     tally.add(counts, index, counts_for)
+    for clips, part in apart.values():
+      part.add(counts, np.where(np.isin(index, clips), index, -1), counts_for)
     if similarity is not None:
       for (row, t), value in np.ndenumerate(similarity):
         if index[row] >= 0:
@@ -120,15 +129,31 @@ def judge(
     if kept & set(index.tolist()):
       pictures = np.asarray(shown(outputs.logits))
       probabilities.update({clip: pictures[row] for row, clip in enumerate(index.tolist()) if clip in kept})
+      explained = jax.device_get(whole(evidence.gather(outputs)))
+      for row, clip in enumerate(index.tolist()):
+        if clip in kept and explained:
+          found[clip] = {name: values[row] for name, values in explained.items()}
   keys, counted, counts = tally.stacked()
-  is_classes = isinstance(counts, metrics.ClassCounts)
-  figures = metrics.summarise_classes(tally) if is_classes else metrics.summarise(tally)
+  summarise = metrics.summarise_classes if isinstance(counts, metrics.ClassCounts) else metrics.summarise
+  figures = summarise(tally)
   statistics = {"keys": keys, "counted": counted, **dict(vars(counts))}
   if agreement:
     raw = np.array([agreement[clip, t] for clip, t in keys.tolist()])
     statistics["similarity"] = raw
     figures["similarity"] = float(np.mean(1 / (1 + np.exp(-raw))))
-  return Seen(figures, probabilities, statistics)
+  return Seen(
+    figures, probabilities, statistics, found, {name: summarise(part) for name, (_, part) in apart.items()}
+  )
+
+
+def clips_by_kind(source: Any) -> dict[str, list[int]]:
+  """The clips of each kind that the source tells apart (`data_pipelines.clips.kinds_of`), if there are others too."""
+  kinds = getattr(source, "kinds", None)
+  clips: dict[str, list[int]] = {}
+  for index in range(len(source) if kinds else 0):
+    for kind in kinds(index):
+      clips.setdefault(kind, []).append(index)
+  return {kind: clips[kind] for kind in sorted(clips) if len(clips[kind]) < len(source)}
 
 
 def four_sounds(
@@ -157,6 +182,7 @@ def four_sounds(
       (mark(rows, source) for rows in sounds.batches(config, source, name)),
       mesh,
       keep=pictured if name in config.eval.conditions else (),
+      parts=clips_by_kind(source) if name == "positive" else None,
       save=save,
       describe=f"{config.eval.split} under {name}",
     )
@@ -209,6 +235,8 @@ def evaluate(config: Any, workdir: str) -> dict[str, Any]:
   log.info("evaluating %d clips of %s under %s", len(source), source.title, under)
   seen = four_sounds(config, model, variables, source, mesh, workdir)
   results = {name: each.figures for name, each in seen.items()}
+  if "positive" in seen:
+    results |= {f"positive_{kind}": figures for kind, figures in seen["positive"].parts.items()}
   if jax.process_index() == 0:
     record = run_record(config, source, variables)
     report.write(workdir, results, record)
@@ -281,5 +309,16 @@ def draw(config: Any, source: Any, seen: Mapping[str, Seen], workdir: str) -> No
       maps,
       caption=f"{config.title or config.model.system}: {title}",
     )
+    found = seen["positive"].evidence.get(index) if "positive" in seen else None
+    if found:
+      loss = config.loss
+      evidence.draw(
+        os.path.join(folder, f"evidence_{index}.png"),
+        clip.frames,
+        clip.masks > 0,
+        shown["positive"],
+        evidence.Maps.of(found, loss.alignment_scale, loss.alignment_threshold),
+        caption=f"{config.title or config.model.system}: {title}",
+      )
     active = {name: each > 0.5 for name, each in shown.items()}
     np.savez_compressed(f"{path}.npz", frames=clip.frames, truth=clip.masks > 0, title=title, **active)

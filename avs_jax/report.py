@@ -26,6 +26,11 @@ ROW_NAMES = {
   "noise": "noise",
   "offscreen": "off-screen sound",
 }
+# The own sound on clips of one kind alone (`data_pipelines.clips.kinds_of`).
+PART_NAMES = {
+  "positive_switch": "own sound, where sounds come and go",
+  "positive_pair": "own sound, two of a kind",
+}
 # Which columns a table has: binary masks, classes. Right of the bar: against the empty mask.
 _BINARY = ("iou_frame", "f_max_batch20", "iou_dataset", "f_max_dataset", "f_at_half")
 _CLASSES = (
@@ -165,9 +170,12 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[lis
     add("(all-empty prediction)", {c: first[v] if isinstance(v, str) else v for c, v in _FLOORS.items()})
   for name, figures in sounds.items():
     if name not in ROW_NAMES:
-      own = name.startswith("mixed_")  # the clips' own sound under noise
+      own = name.startswith(
+        ("mixed_", "positive_")
+      )  # the clips' own sound under noise, or of some clips alone
       shown = {c: figures.get(c) for c in columns if not own or c not in _AGAINST_EMPTY[1:3]}
-      add(name.replace("_", " "), shown, f"{figures['frames']} / {figures['clips']}")
+      said = PART_NAMES.get(name, name.replace("_", " "))
+      add(said, shown, f"{figures['frames']} / {figures['clips']}")
   if scores["g_iou"] is not None:
     families = _GLOBALS if "iou_frame" in first else _CLASS_GLOBALS
     add("G, all sounds", {c: scores[target] for c, target in families.items()})
