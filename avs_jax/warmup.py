@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax.core import FrozenDict
 from jaxtyping import Array, Bool, Float
 from tqdm import trange
 
@@ -29,6 +30,7 @@ from avs_jax.initial import constant, normal, torch_default
 from avs_jax.initialise import initialise
 from avs_jax.model import adopt, example_inputs
 from avs_jax.step import sound_of
+from avs_jax.systems.system import System
 from avs_jax.types import AnyArray, Batch, Condition, Sound
 
 log = logging.getLogger(__name__)
@@ -69,6 +71,14 @@ class Recogniser(nn.Module):
       return scale * cosine(x[:, :, None], prototypes[None, None])
 
     return compare(seen), compare(heard)
+
+
+class Encoders(System):
+  """The two encoders alone. What a system hears beside the embedding, or sees in pieces, is not warmed up, so
+  that one warm-up serves every system."""
+
+  def setup(self) -> None:
+    self.build_encoders()
 
 
 def some_frames(frames: AnyArray, count: int, key: Array) -> AnyArray:
@@ -116,9 +126,7 @@ def accuracy(logits: Float[Array, "B T G"], labels: Bool[Array, "B T G"]) -> Flo
   return (hit & has_label).sum() / jnp.maximum(has_label.sum(), 1)
 
 
-def warm_up(
-  config: Any, model: nn.Module, variables: Mapping[str, Any], source: Any, workdir: str
-) -> dict[str, Any]:
+def warm_up(config: Any, variables: Mapping[str, Any], source: Any, workdir: str) -> dict[str, Any]:
   """Returns `variables` with warmed encoders (and the guide's projections, where it has the same ones).
 
   The result is kept under `config.warmup.folder` (default: `warmup` in the work directory), in a folder named
@@ -139,7 +147,7 @@ def warm_up(
   kept = Checkpoints(folder, 1)
   found = kept.restore_as_saved()
   if found is None:
-    trained, figures = _train(config, model, variables, source)
+    trained, figures = _train(config, variables, source)
     kept.save(config.warmup.steps, trained, {"made_with": made_with, "figures": figures})
     kept.wait()
   else:
@@ -174,18 +182,19 @@ def _as_guide(trained: Mapping[str, Any]) -> dict[str, Any]:
   return {"params": {**params, "guide": guide}, "batch_stats": trained["batch_stats"]}
 
 
-def _train(
-  config: Any, model: nn.Module, variables: Mapping[str, Any], source: Any
-) -> tuple[dict[str, Any], dict[str, float]]:
+def build_recogniser(config: Any, count: int) -> Recogniser:
+  """The encoders that a config names, to be warmed up on `count` classes; its system has no say."""
+  settings = {key: config.model[key] for key in ("visual", "audio", "dtype", "remat")}
+  for key in ("visual_args", "audio_args"):
+    settings[key] = FrozenDict(config.model[key].to_dict())
+  return Recogniser(system=Encoders(**settings), num_categories=count)
+
+
+def _train(config: Any, variables: Mapping[str, Any], source: Any) -> tuple[dict[str, Any], dict[str, float]]:
   from data_pipelines import feed
 
   mesh = meshes.make_mesh(config.warmup.batch)
-  system = model
-  while hasattr(system, "system"):  # whatever debias strategies wrap it
-    system = system.system
-  recogniser = Recogniser(
-    system=system.clone(parent=None, name=None), num_categories=len(source.categories) + 2
-  )
+  recogniser = build_recogniser(config, len(source.categories) + 2)
   start = initialise(recogniser, *example_inputs(config), seed=config.seed)
   start.setdefault("batch_stats", {})
   adopt(start, variables, "the model's start")

@@ -154,7 +154,7 @@ def similarities_before(run: Run) -> dict[str, Any] | None:
   model = build_model(config)
   variables = starting_variables(config, model)
   if config.warmup.steps:
-    variables = warm_up(config, model, variables, sources.build(config, "train"), run.workdir)
+    variables = warm_up(config, variables, sources.build(config, "train"), run.workdir)
   source = sources.build(config, config.eval.split, limit=config.eval.test_clips)
   home = os.path.join(run.workdir, "before")
   os.makedirs(home, exist_ok=True)

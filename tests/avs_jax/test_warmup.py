@@ -9,6 +9,7 @@ from avs_jax import warmup
 from avs_jax.errors import InputError
 from avs_jax.initialise import initialise
 from avs_jax.model import build_model, example_inputs
+from configs import tiny
 from data_pipelines import sources
 
 
@@ -40,6 +41,16 @@ def test_neighbouring_frames_from_a_random_second_or_all_of_them():
     assert warmup.some_frames(frames, count, jax.random.key(0)) is frames
 
 
+@pytest.mark.parametrize("system", ["ravs", "sdavs"])
+def test_the_last_map_and_the_embedding_are_warmed_up_whatever_the_system_reads(system):
+  config = tiny.get_config(system)
+  recogniser = warmup.build_recogniser(config, 3)
+  inputs = example_inputs(config)
+  shapes = jax.eval_shape(lambda: recogniser.init(jax.random.key(0), *inputs))["params"]
+  assert shapes["visual_proj"]["kernel"].shape[0] == 16 and shapes["audio_proj"]["kernel"].shape[0] == 128
+  assert set(shapes["system"]["visual_encoder"]) == {"stage1", "stage2", "stage3", "stage4"}
+
+
 @pytest.mark.slow
 def test_it_names_better_than_chance_is_kept_and_found_again(small, devices, tmp_path, same, monkeypatch):
   devices(1)
@@ -60,7 +71,7 @@ def test_it_names_better_than_chance_is_kept_and_found_again(small, devices, tmp
     return variables, figures
 
   monkeypatch.setattr(warmup, "_train", train_once)
-  warmed = warmup.warm_up(config, model, start, source, str(tmp_path))
+  warmed = warmup.warm_up(config, start, source, str(tmp_path))
   chance = 1 / len(source.categories)
   assert told["seen"] > 2 * chance
   assert told["heard"] > 2 * chance
@@ -76,13 +87,13 @@ def test_it_names_better_than_chance_is_kept_and_found_again(small, devices, tmp
     raise AssertionError("trained again")
 
   monkeypatch.setattr(warmup, "_train", never)
-  same(warmup.warm_up(config, model, start, source, str(tmp_path)), warmed)
+  same(warmup.warm_up(config, start, source, str(tmp_path)), warmed)
   other = config.copy_and_resolve_references()
   other.debias.guide_weight = 0.5  # nothing the warm-up could notice
-  same(warmup.warm_up(other, model, start, source, str(tmp_path)), warmed)
+  same(warmup.warm_up(other, start, source, str(tmp_path)), warmed)
   other.seed = 1
   with pytest.raises(AssertionError, match="trained again"):
-    warmup.warm_up(other, model, start, source, str(tmp_path))
+    warmup.warm_up(other, start, source, str(tmp_path))
 
 
 def test_a_data_set_without_class_labels_is_refused(small, tmp_path):
@@ -91,4 +102,4 @@ def test_a_data_set_without_class_labels_is_refused(small, tmp_path):
 
   config = small({"warmup.steps": 5})
   with pytest.raises(InputError, match="warmup.steps=5: S4 has no class labels; set warmup.steps=0"):
-    warmup.warm_up(config, build_model(config), {}, Nameless(), str(tmp_path))
+    warmup.warm_up(config, {}, Nameless(), str(tmp_path))
