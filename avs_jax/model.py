@@ -76,6 +76,8 @@ def build_objective(config: Any, groups: Sequence[str] = ()) -> Objective:
     wanted = "a debias.guide" if settings.guide == "none" else "a data set that names its categories"
     raise InputError(f"debias.mismatch={settings.mismatch} needs {wanted}; set debias.mismatch=0.")
   if settings.guide == "none":
+    if settings.decoys:
+      raise InputError(f"debias.decoys={settings.decoys} needs a debias.guide; set debias.decoys=0.")
     return segmentation
 
   def guided(outputs: Outputs, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -85,6 +87,9 @@ def build_objective(config: Any, groups: Sequence[str] = ()) -> Objective:
     if settings.mismatch:
       parts["mismatch"] = guide.mismatch_loss(outputs, batch, groups)
       total = total + settings.mismatch * parts["mismatch"]
+    if settings.decoys:
+      parts["decoys"] = guide.decoy_loss(outputs, batch)
+      total = total + settings.decoys * parts["decoys"]
     return total, parts
 
   return guided

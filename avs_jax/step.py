@@ -38,6 +38,13 @@ def told(batch: Batch) -> dict[str, Any]:
   return {"present": batch.present, **marks}
 
 
+def decoy_of(model: nn.Module, batch: Batch) -> dict[str, Any]:
+  """A batch's decoys as the model hears them, if there are any; from where the clip's own sound comes."""
+  if batch.decoy is None:
+    return {}
+  return {"decoy": sound_of(model, batch.replace(log_mel=batch.decoy, waveform=batch.decoy))}
+
+
 def sound_of(model: nn.Module, batch: Batch) -> Any:
   """What the model's audio encoder hears of a batch: samples or VGGish examples, and from where if it asks.
 
@@ -74,6 +81,7 @@ def forward(
       sound_of(model, batch),
       train=True,
       **told(batch),
+      **decoy_of(model, batch),
       rngs={"dropout": key},
       mutable=["batch_stats"],
     )

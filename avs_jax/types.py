@@ -61,6 +61,8 @@ class Batch:
     visible: categories seen in the clip, where the data set says so.
     marks: 1 for the queries that each second's sound opens; added by avs_jax/perception.
     pan: where the sound comes from, only where the model is `stereo`; see `Stereo`.
+    decoy: silence or noise beside each clip's sound, in the form the model hears, for `guide.decoy_loss`; only in
+      training that asks for it.
   """
 
   frames: UInt8[AnyArray, "B T H W 3"] | Float[AnyArray, "B T H W 3"]
@@ -75,6 +77,7 @@ class Batch:
   visible: Bool[AnyArray, "B G"] | None = None
   marks: Float[AnyArray, "B T Q"] | None = None
   pan: Float[AnyArray, "B T 64"] | None = None
+  decoy: Float[AnyArray, "B T ..."] | None = None
 
 
 @flax.struct.dataclass
@@ -91,6 +94,7 @@ class Outputs:
     similarity: agreement of sound and picture per frame, a logit; filled by debias/guide.
     seen_embedding: the guide's embedding of each cell of the picture, where its form has one.
     heard_embedding: the guide's embedding of each second of sound, to be multiplied with the former.
+    decoy_embedding: the same of the sounds that belong to no picture, in training with `Batch.decoy`.
     aux_logits: logits of intermediate decoder layers, first layer first.
     query_masks: mask logits of every query [B T h w Q], before the decoder's first layer and after each.
     query_classes: its class logits [B T Q E], the last one "nothing", paired with `query_masks`.
@@ -112,6 +116,7 @@ class Outputs:
   similarity: Float[AnyArray, "B T"] | None = None
   seen_embedding: Float[AnyArray, "B T N E"] | None = None
   heard_embedding: Float[AnyArray, "B T E"] | None = None
+  decoy_embedding: Float[AnyArray, "B T E"] | None = None
   aux_logits: tuple | None = None
   query_masks: tuple | None = None
   query_classes: tuple | None = None

@@ -273,6 +273,7 @@ def get_config() -> ConfigDict:
   config.debias.guide = "none"  # none, cosine, cosine_calibrated, localised, euclidean, concat
   config.debias.guide_weight = 1.0
   config.debias.mismatch = 0.0  # weight of in-batch mismatches: every sound against every picture
+  config.debias.decoys = 0.0  # weight of silence and noise beside each clip's sound, against every picture
   config.debias.gate = False  # the mask's probability times the similarity's, in inference
   config.debias.gate_training = False  # and in training
   config.debias.contrast = (

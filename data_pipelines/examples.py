@@ -105,6 +105,7 @@ class Composer:
       for it, unseen sounds come from the middle; mirrored pictures mirror it.
     empty_masks: negatives get empty masks (training); else they keep the object's (evaluation).
     seed: of noising and augmentation.
+    decoys: makes a second sound for every row, one that belongs to no picture (training).
   """
 
   source: Any
@@ -117,6 +118,7 @@ class Composer:
   empty_masks: bool = False
   seed: int = 0
   pan: bool = False
+  decoys: Negatives | None = None
 
   def __post_init__(self):
     if self.front_end not in FRONT_ENDS:
@@ -165,17 +167,39 @@ class Composer:
         raise InputError(
           f"{clip.id}: this system takes raw sound, and the clip has only a log-mel; add the .wav files."
         )
-      samples = self.source.seconds * SAMPLE_RATE_HZ
-      whole = np.pad(wave[:samples], (0, max(samples - len(wave), 0)))
-      row["waveform"] = whole.reshape(self.source.seconds, SAMPLE_RATE_HZ).astype(np.float32)
+      row["waveform"] = self._by_seconds(wave)
     if self.pan:
       pan = self._pan(clip, index, pair, epoch, None if pair.condition == POSITIVE else sound, wave)
       row["pan"] = stereo.mirrored(pan) if mirror else pan
+    if self.decoys is not None:
+      row["decoy"] = self._decoy(clip, index, epoch)
     if sounding is not None:
       row["sounding"] = sounding
     if clip.visible is not None:
       row["visible"] = clip.visible
     return row
+
+  def _by_seconds(self, wave):
+    """[T, 16000]: samples, cut or filled up with silence to the clip's length."""
+    samples = self.source.seconds * SAMPLE_RATE_HZ
+    whole = np.pad(wave[:samples], (0, max(samples - len(wave), 0)))
+    return whole.reshape(self.source.seconds, SAMPLE_RATE_HZ).astype(np.float32)
+
+  def _decoy(self, clip, index, epoch):
+    """Silence or noise of its own draw, worsened like other training sounds: samples or examples."""
+    rng = np.random.default_rng([self.seed, epoch + 1, index, 9])
+    pair = self.decoys.draw(epoch, index, self.source)
+    wave = self.decoys.substitute(self._silence(clip), pair, epoch, index)
+    if self.augment and pair.condition != SILENCE:
+      wave = self.augment.waveform(wave, rng)
+    if self.waveform:
+      return self._by_seconds(wave)
+    log_mel = self._listen(clip, wave, pair)
+    return self.augment.log_mel(log_mel, rng) if self.augment else log_mel
+
+  def _silence(self, clip):
+    """As long as the frames that are there."""
+    return np.zeros(int(clip.present.sum()) * SAMPLE_RATE_HZ, np.float32)
 
   def _sound(self, clip, index, pair, epoch, sound):
     """A pair's waveform (None where only log-mels exist), published log-mel and categories heard."""
@@ -185,9 +209,7 @@ class Composer:
     if pair.condition == POSITIVE:
       published = clip.log_mel if clip.waveform is None or self.front_end == "as_published" else None
       return clip.waveform, published, clip.sounding
-    own = clip.waveform
-    if own is None:  # as long as the frames that are there
-      own = np.zeros(int(clip.present.sum()) * SAMPLE_RATE_HZ, np.float32)
+    own = self._silence(clip) if clip.waveform is None else clip.waveform
     assert self.negatives is not None, "only Negatives give pairs that are not positive"
     if pair.condition != OFFSCREEN:
       return self.negatives.substitute(own, pair, epoch, index), None, silent

@@ -15,6 +15,7 @@ from data_pipelines.noising import TONES, Augment, Diffusion, Noising
 
 # Noise of a training pair: its own seed, so that the sounds of an evaluation never depend on training.
 _TRAINING_STREAM = 1
+_DECOY_STREAM = 1_000_000  # and the decoys theirs, or they would be the pair's own noise
 
 
 def noise_recordings(config: Any, split: str) -> dict[str, np.ndarray]:
@@ -92,6 +93,7 @@ def training(
     size=settings.size,
     waveform=takes_waveform(config),
     pan=config.model.stereo,
+    decoys=None if is_labelled else decoys(config),
   )
   return loader.iterate(batches, start, threads=settings.threads, workers=settings.workers)
 
@@ -99,6 +101,14 @@ def training(
 def training_negatives(config: Any) -> negatives.Negatives | None:
   """The negative pairs of training, None where there are none."""
   return negative_pairs(config, "train") if config.negatives.fraction else None
+
+
+def decoys(config: Any) -> negatives.Negatives | None:
+  """Sounds of nothing for `debias.decoys`: silence and noise in the shares of `config.negatives`."""
+  if not config.debias.decoys:
+    return None
+  pairs = negative_pairs(config, "train")
+  return dataclasses.replace(pairs, fraction=1.0, offscreen=0.0, seed=pairs.seed + _DECOY_STREAM)
 
 
 def nonsense(config: Any) -> negatives.Negatives | None:

@@ -127,6 +127,7 @@ def train_batches(
   size: int | tuple[int, int] | None = None,
   waveform: bool = False,
   pan: bool = False,
+  decoys: Negatives | None = None,
   empty_masks: bool = True,
 ) -> grain.MapDataset:
   """Endless training batches: element k is this host's part of batch k, each epoch a new permutation.
@@ -138,6 +139,7 @@ def train_batches(
     cache: keep decoded clips in memory: a bound in MB, True for 2048, False for none.
     size: of the frames, one number for a square; None leaves them as the source gives them.
     waveform, pan: the raw sound, and where it comes from, are wanted too.
+    decoys: makes a second sound for every clip, one that belongs to no picture.
     empty_masks: a negative's mask is empty.
 
   Raises: InputError for settings that do not fit, before anything is read.
@@ -149,7 +151,7 @@ def train_batches(
     raise InputError(f"{source.title}: the training split is empty.")
   kept = keep(source, cache)
   composer = Composer(
-    kept, negatives, noising, augment, front_end, square(size), waveform, empty_masks, seed, pan
+    kept, negatives, noising, augment, front_end, square(size), waveform, empty_masks, seed, pan, decoys
   )
   if negatives is not None and negatives.fraction and negatives.offscreen:
     negatives.donors(kept).check()  # here rather than in a worker

@@ -26,11 +26,13 @@ class Agreement(NamedTuple):
     logits: of "this sound comes from this picture", a second each.
     seen, heard: embeddings of picture cells and of sounds, whose `compare` gives the logits; so every sound of
       a batch can be held against every picture. None where a guide is no such product.
+    decoys: embeddings of sounds that belong to no picture, if there were any.
   """
 
   logits: Float[Array, "B T"]
   seen: Float[Array, "B T N E"] | None = None
   heard: Float[Array, "B T E"] | None = None
+  decoys: Float[Array, "B T E"] | None = None
 
 
 class Similarity(nn.Module):
@@ -55,7 +57,12 @@ class Similarity(nn.Module):
 
   @nn.compact
   def __call__(
-    self, aud: Float[Array, "B T A"], vis: Float[Array, "B T h w C"], *, train: bool = False
+    self,
+    aud: Float[Array, "B T A"],
+    vis: Float[Array, "B T h w C"],
+    *,
+    train: bool = False,
+    decoy: Float[Array, "B T A"] | None = None,
   ) -> Agreement:
     if self.form not in FORMS:
       raise InputError(
@@ -65,6 +72,12 @@ class Similarity(nn.Module):
     def linear(features: int, name: str) -> nn.Dense:
       return nn.Dense(features, kernel_init=torch_default, name=name)
 
+    if decoy is not None and self.form in ("cosine_released", "euclidean", "concat"):
+      raise InputError(
+        f"debias.decoys with debias.guide={self.form!r}: choose cosine, cosine_calibrated or localised."
+      )
+    clips = aud.shape[0]
+    aud = aud if decoy is None else jnp.concatenate([aud, decoy])
     aud, vis = aud.astype(jnp.float32), vis.astype(jnp.float32)
     if self.form == "localised":
       cells = vis.reshape(*vis.shape[:2], -1, vis.shape[-1])  # [B, T, N, C]
@@ -72,7 +85,7 @@ class Similarity(nn.Module):
       cells = vis.mean((2, 3))[:, :, None]  # [B, T, 1, C]
     if self.form in ("cosine", "cosine_released"):
       seen, heard = unit(cells), unit(linear(cells.shape[-1], "audio_proj")(aud))
-      return Agreement(compare(seen, heard), seen, heard)
+      return agreement(seen, heard, clips)
     heard = linear(self.width, "audio_proj")(aud)  # [B, T, D]
     seen = linear(self.width, "visual_proj")(cells)  # [B, T, N, D]
     if self.form == "euclidean":
@@ -88,7 +101,14 @@ class Similarity(nn.Module):
     # The bias travels as one more component, so that a product of embeddings is the whole logit.
     seen = jnp.concatenate([scale * unit(seen), jnp.broadcast_to(bias, (*seen.shape[:3], 1))], -1)
     heard = jnp.concatenate([unit(heard), jnp.ones((*heard.shape[:2], 1))], -1)  # [B, T, D+1]
-    return Agreement(compare(seen, heard), seen, heard)
+    return agreement(seen, heard, clips)
+
+
+def agreement(seen: Float[Array, "B T N E"], heard: Float[Array, "_B T E"], clips: int) -> Agreement:
+  """Of pictures and sounds; sounds beyond the first `clips` are decoys."""
+  decoys = heard[clips:] if len(heard) > clips else None
+  heard = heard[:clips]
+  return Agreement(compare(seen, heard), seen, heard, decoys)
 
 
 def compare(seen: Float[Array, "... N E"], heard: Float[Array, "... E"]) -> Float[Array, "..."]:
@@ -131,7 +151,14 @@ class Guided(nn.Module):
     return self.system.listen(sound, train=train)
 
   def segment(
-    self, frames: AnyArray, audio: Float[AnyArray, "B T A"], *, train: bool = False, present=None, **told
+    self,
+    frames: AnyArray,
+    audio: Float[AnyArray, "B T A"],
+    *,
+    train: bool = False,
+    present=None,
+    decoy_audio: Float[AnyArray, "B T A"] | None = None,
+    **told,
   ) -> Outputs:
     outputs = self.system.segment(frames, audio, train=train, present=present, **told)
     heard = outputs.audio_features
@@ -142,21 +169,35 @@ class Guided(nn.Module):
           "debias.guide='cosine_released' reads the sound as the system has projected it, and this system does "
           "not; choose 'cosine', or model.system='avsegformer'."
         )
-    found = self.guide(heard, outputs.visual_features, train=train)
+    if decoy_audio is not None:  # what a system hears beside the embedding is not compared
+      decoy_audio = decoy_audio[..., : heard.shape[-1]]
+    found = self.guide(heard, outputs.visual_features, train=train, decoy=decoy_audio)
     logits = outputs.logits
     if self.gate and (self.gate_training or not train):
       logits = gated(logits.astype(jnp.float32), found.logits)
     if self.gate and not train:
       logits = emptied(logits, found.logits)
     return outputs.replace(
-      similarity=found.logits, seen_embedding=found.seen, heard_embedding=found.heard, logits=logits
+      logits=logits,
+      similarity=found.logits,
+      seen_embedding=found.seen,
+      heard_embedding=found.heard,
+      decoy_embedding=found.decoys,
     )
 
   def __call__(
-    self, frames: AnyArray, sound: AnyArray, *, train: bool = False, present=None, **told
+    self,
+    frames: AnyArray,
+    sound: Sound,
+    *,
+    train: bool = False,
+    present=None,
+    decoy: Sound | None = None,
+    **told,
   ) -> Outputs:
     audio = self.listen(sound, train=train)
-    return self.segment(frames, audio, train=train, present=present, **told)
+    decoys = None if decoy is None else self.listen(decoy, train=train)
+    return self.segment(frames, audio, train=train, present=present, decoy_audio=decoys, **told)
 
 
 def gated(logits: Float[Array, "B T H W K"], similarity: Float[Array, "B T"]) -> Float[Array, "B T H W K"]:
@@ -231,4 +272,21 @@ def mismatch_loss(outputs: Outputs, batch: Batch, groups: Sequence[str]) -> Floa
   weight = (~shares & present & other).astype(jnp.float32)
   products = jnp.einsum("itnd,jtd->ijtn", outputs.seen_embedding, outputs.heard_embedding)
   logits = jax.nn.logsumexp(products, -1) - np.log(products.shape[-1])  # [B, B, T]
+  return (jax.nn.softplus(logits) * weight).sum() / jnp.maximum(weight.sum(), 1.0)
+
+
+def decoy_loss(outputs: Outputs, batch: Batch) -> Float[Array, ""]:
+  """Every decoy of the batch against every picture: cross entropy of "they do not belong together".
+
+  Ours. Silence and noise as negatives without giving up a clip whose own sound would have taught a shape: B * B
+  pairs for B sounds, and a picture is looked at once. Mean over the real frames.
+
+  Raises:
+    InputError: the batch has no decoys, or there is no guide to hold them against pictures.
+  """
+  if outputs.decoy_embedding is None:
+    raise InputError("debias.decoys needs a debias.guide and training data that bring decoys; set it to 0.")
+  products = jnp.einsum("itnd,jtd->ijtn", outputs.seen_embedding, outputs.decoy_embedding)
+  logits = jax.nn.logsumexp(products, -1) - np.log(products.shape[-1])  # [B, B, T]
+  weight = jnp.broadcast_to(batch.present.astype(jnp.float32)[:, None], logits.shape)
   return (jax.nn.softplus(logits) * weight).sum() / jnp.maximum(weight.sum(), 1.0)

@@ -157,3 +157,19 @@ def test_clips_without_a_direction_are_named_where_one_is_wanted():
   source = Generated("vpo_msmi", "train", 2, size=16, seconds=2)
   with pytest.raises(InputError, match="do not say where sounds come from; set model.stereo=False"):
     Composer(source, None, pan=True)(source.clip(0), 0, Pair(POSITIVE), 0)
+
+
+def test_a_decoy_stands_beside_the_clips_own_sound_and_is_another_each_epoch():
+  source, decoys = small(), Negatives(fraction=1.0, silence=0.0, offscreen=0.0, seed=5)
+  clip = source.clip(0)
+  plain = Composer(source, None)(clip, 0, Pair(POSITIVE), 0)
+  composer = Composer(source, None, decoys=decoys)
+  row = composer(clip, 0, Pair(POSITIVE), 0)
+  assert row["decoy"].shape == row["log_mel"].shape
+  equal({key: value for key, value in row.items() if key != "decoy"}, plain)
+  equal(row, composer(clip, 0, Pair(POSITIVE), 0))
+  assert not np.array_equal(row["decoy"], composer(clip, 0, Pair(POSITIVE), 1)["decoy"])
+  heard = Composer(source, None, waveform=True, decoys=decoys)(clip, 0, Pair(POSITIVE), 0)
+  assert heard["decoy"].shape == heard["waveform"].shape
+  silent = Composer(source, None, decoys=Negatives(fraction=1.0, noise=0.0, offscreen=0.0))
+  assert np.ptp(silent(clip, 0, Pair(POSITIVE), 0)["decoy"]) == 0
