@@ -1,14 +1,16 @@
-"""The one command: trains, judges, scores, converts, prepares and checks.
+"""The one command: trains, judges, scores, applies a model to videos, converts, exports, prepares and checks.
 
 python run.py --config=configs/quickstart.py --workdir=runs/quickstart
 python run.py --mode=eval --workdir=runs/quickstart
+python run.py --mode=predict --input=talk.mp4 --output=masks
 """
 
 import logging
 import os
 import sys
+from importlib import import_module
 from itertools import pairwise
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import absl.logging
 from absl import app, flags
@@ -18,14 +20,39 @@ from avs_jax.errors import InputError
 from configs import common
 from configs.recipes.switch import settle
 
-MODES = ("train", "eval", "score", "convert", "prepare", "check", "export")
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "A file of configs/; NAME.py:ARG passes ARG to it.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default runs/<config name>.")
-_MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
-_INPUT = flags.DEFINE_string("input", None, "score: folder of predicted masks.")
-_OUTPUT = flags.DEFINE_string("output", None, "prepare, export: folder to write to.")
+_INPUT = flags.DEFINE_string(
+  "input", None, "predict, listen: video, picture, folder or pattern; score: masks."
+)
+_OUTPUT = flags.DEFINE_string("output", None, "predict, listen, prepare, export: folder to write to.")
+_WEIGHTS = flags.DEFINE_string(
+  "weights", None, "predict, listen, serve: a .safetensors with its config inside."
+)
+flags.DEFINE_string("write", None, "predict: any of overlay,masks,rle,csv,npz; default overlay,csv.")
+flags.DEFINE_enum(
+  "every", None, ("second", "frame"), "predict: a mask a second (default), or for every frame."
+)
+flags.DEFINE_string("sound", None, "predict, listen: a file whose sound takes the place of the input's own.")
+flags.DEFINE_string(
+  "offscreen", None, "listen: a sound of what is not in the picture: a file or a made one's name."
+)
+flags.DEFINE_string(
+  "masks", None, "listen: masks of another program, a folder per sound of PNGs, one a second."
+)
+flags.DEFINE_float("start", None, "predict, listen: first second.")
+flags.DEFINE_float("end", None, "predict, listen: last second.")
+flags.DEFINE_float(
+  "threshold", None, "predict, listen: probability above which a pixel is marked; default 0.5."
+)
+flags.DEFINE_float("fps", None, "predict, listen: frames a second of a folder of frames; default 1.")
+flags.DEFINE_integer(
+  "stride", None, "predict, listen: seconds between windows; default the model's own length."
+)
+flags.DEFINE_string("host", None, "serve: address to listen at.")
+flags.DEFINE_integer("port", None, "serve: port to listen at.")
 
 
 def parse(arguments: list[str]) -> list[str]:
@@ -69,40 +96,69 @@ def config_and_workdir() -> tuple[ConfigDict, str]:
   return config, workdir
 
 
+def given(*names: str) -> dict[str, Any]:
+  """The flags of these names that were set; defaults belong to the functions that take them."""
+  return {name: flags.FLAGS[name].value for name in names if flags.FLAGS[name].value is not None}
+
+
+def model() -> Any:
+  """What predict, listen and serve run: --weights, the run in --workdir, or the model that comes with the program."""
+  if _CONFIG.value is not None or (_WEIGHTS.value and _WORKDIR.value):
+    raise InputError(
+      "a trained model has its own config; give either --workdir=RUN or --weights=FILE, no --config."
+    )
+  Predictor = import_module("avs_jax.predict").Predictor
+  return Predictor.from_run(_WORKDIR.value) if _WORKDIR.value else Predictor.from_weights(_WEIGHTS.value)
+
+
+def score() -> None:
+  config, workdir = config_and_workdir()
+  import_module("avs_jax.evaluate").score_folder(config, _INPUT.value, workdir)
+
+
+def predict() -> None:
+  settings = given("write", "sound", "every", "stride", "start", "end", "threshold", "fps")
+  import_module("avs_jax.own_video").command(model, _INPUT.value, _OUTPUT.value, **settings)
+
+
+def listen() -> None:
+  settings = given("sound", "offscreen", "masks", "stride", "start", "end", "threshold", "fps")
+  import_module("avs_jax.listen").command(model, _INPUT.value, _OUTPUT.value, **settings)
+
+
+def convert(names: list[str]) -> None:
+  if len(names) not in (2, 3):
+    raise InputError("--mode=convert takes IN OUT.safetensors and, to get Flax names, the network's name.")
+  import_module("avs_jax.weights").convert(*names)
+
+
+# Packages are imported by the mode that needs them: flags are understood without jax.
+MODES = {
+  "train": lambda: import_module("avs_jax.variants").train_all(*config_and_workdir()),
+  "eval": lambda: import_module("avs_jax.variants").evaluate_all(*config_and_workdir()),
+  "score": score,
+  "predict": predict,
+  "listen": listen,
+  "serve": lambda: import_module("avs_jax.web.serve").serve(model(), **given("host", "port")),
+  "export": lambda: import_module("avs_jax.export").export(*config_and_workdir(), _OUTPUT.value),
+  "prepare": lambda: import_module("data_pipelines.prepare").prepare(config_and_workdir()[0], _OUTPUT.value),
+  "check": lambda: sys.exit(import_module("data_pipelines.check").check(*config_and_workdir())),
+  "convert": convert,
+}
+_MODE = flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
+
+
 def main(arguments: list[str]) -> None:
   rest = arguments[1:]
   if _MODE.value == "convert":
-    from avs_jax import weights
-
-    if len(rest) not in (2, 3):
-      raise InputError("--mode=convert takes IN OUT.safetensors and, to get Flax names, the network's name.")
-    weights.convert(*rest)
+    convert(rest)
     return
   if rest:
     raise InputError(f"{' '.join(rest)}: not understood; settings are written --config.KEY=VALUE.")
-  from avs_jax import evaluate, mesh, variants
-
-  config, workdir = config_and_workdir()
+  mesh = import_module("avs_jax.mesh")
   mesh.join_hosts()
   mesh.keep_compiled_programs()
-  if _MODE.value == "train":
-    variants.train_all(config, workdir)
-  elif _MODE.value == "eval":
-    variants.evaluate_all(config, workdir)
-  elif _MODE.value == "score":
-    evaluate.score_folder(config, _INPUT.value, workdir)
-  elif _MODE.value == "export":
-    from avs_jax import export
-
-    export.export(config, workdir, _OUTPUT.value)
-  elif _MODE.value == "prepare":
-    from data_pipelines.prepare import prepare
-
-    prepare(config, _OUTPUT.value)
-  elif _MODE.value == "check":
-    from data_pipelines.check import check
-
-    raise SystemExit(check(config, workdir))
+  MODES[_MODE.value]()
 
 
 def run(arguments: list[str]) -> None:

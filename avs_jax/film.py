@@ -14,7 +14,7 @@ from avs_jax.errors import InputError
 
 TICKS = 90_000  # a second, of the pictures' time stamps
 QUALITY = "20"  # x264's constant rate factor; ours: no difference to be seen, a third of the default's size
-AAC_BITS = 128_000
+AAC_BITS = 96_000  # a second and channel
 AAC_RATES_HZ = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 64_000, 88_200, 96_000)
 AAC_CHANNELS = 8
 
@@ -59,9 +59,10 @@ class Film:
         f"{self.path} cannot be written ({error}); give a folder that can be written to."
       ) from None
     rate = Fraction(self.fps).limit_denominator(1001)
-    # A fixed number of threads: the bytes do not depend on the machine.
+    # A fixed number of threads: the bytes do not depend on the machine. No B-pictures: of these a file with a
+    # variable rate would give wrong durations.
     self.video: Any = self.container.add_stream("libx264", rate=rate, options={
-      "crf": QUALITY, "preset": "veryfast", "threads": "2", "flags": "+bitexact"})  # fmt: skip
+      "crf": QUALITY, "preset": "veryfast", "threads": "2", "bf": "0", "flags": "+bitexact"})  # fmt: skip
     height, width = self.size
     self.video.width, self.video.height = width + width % 2, height + height % 2
     self.video.pix_fmt = "yuv420p"
@@ -75,7 +76,7 @@ class Film:
       track: Any = self.container.add_stream(
         "aac", rate=nearest, layout=layout, options={"flags": "+bitexact"}
       )
-      track.bit_rate = AAC_BITS
+      track.bit_rate = AAC_BITS * channels
       if number < len(self.titles):
         track.metadata["title"] = self.titles[number]
       self.tracks.append(track)
@@ -95,8 +96,13 @@ class Film:
       frame = np.pad(frame, (*odd, (0, 0)), mode="edge")
     image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
     image.pts, image.time_base = round(time_s * TICKS), Fraction(1, TICKS)
+    self._mux(image)
+
+  def _mux(self, image: Any) -> None:
     with self._explained():
-      self.container.mux(self.video.encode(image))
+      for packet in self.video.encode(image):
+        packet.duration = round(TICKS / self.fps)  # else the last picture lasts as long as the one before
+        self.container.mux(packet)
 
   def sound(self, samples: Float[np.ndarray, "n channels"], track: int = 0) -> None:
     """Adds sound to a track, without a gap after what came before; the first sample is at 0 s."""
@@ -122,8 +128,7 @@ class Film:
             self._encode(number, None)
           with self._explained():
             self.container.mux(track.encode(None))
-        with self._explained():
-          self.container.mux(self.video.encode(None))
+        self._mux(None)
     finally:
       with contextlib.suppress(Exception) if kind is not None else self._explained():
         self.container.close()

@@ -9,6 +9,7 @@ windows.py says how they are laid over a video. Pictures are resized to size x s
 probabilities are resized back bilinearly.
 """
 
+import dataclasses
 import itertools
 import logging
 import os
@@ -146,11 +147,7 @@ class Predictor:
     """
     from data_pipelines import video
 
-    steps = self.seconds if stride is None else stride
-    if not 1 <= steps <= self.seconds:
-      raise InputError(f"stride={steps} must lie between 1 and {self.seconds} seconds, the model's window.")
-    if not 0 <= threshold < 1:
-      raise InputError(f"threshold={threshold:g} must lie between 0 and 1.")
+    steps = self.check(every=every, stride=stride, start=start, end=end, threshold=threshold)
     if isinstance(source, video.Footage):
       first, others = source if sound is None else video.with_sound(source, sound), []
     else:
@@ -161,22 +158,76 @@ class Predictor:
       self._footage(each, every, steps, start, end, threshold) for each in footages
     )
 
+  def check(
+    self,
+    *,
+    every: str = "second",
+    stride: int | None = None,
+    start: float = 0.0,
+    end: float | None = None,
+    threshold: float = 0.5,
+  ) -> int:
+    """The stride that is meant. Raises `InputError` for settings of `predict` that make no sense."""
+    steps = self.seconds if stride is None else stride
+    if not 1 <= steps <= self.seconds:
+      raise InputError(f"stride={steps} must lie between 1 and {self.seconds} seconds, the model's window.")
+    if not 0 <= threshold < 1:
+      raise InputError(f"threshold={threshold:g} must lie between 0 and 1.")
+    if every not in ("second", "frame"):
+      raise InputError(f"every={every!r} is unknown; choose second or frame.")
+    if start < 0 or (end is not None and end <= start):
+      raise InputError(f"start={start:g}, end={end}: start must be 0 or more, and end later.")
+    return steps
+
+  def predict_under(
+    self,
+    footage: Any,
+    sounds: Mapping[str, Any],
+    *,
+    stride: int | None = None,
+    start: float = 0.0,
+    end: float | None = None,
+    threshold: float = 0.5,
+  ) -> Iterator[dict[str, Prediction]]:
+    """The same pictures, one a second and read once, under several sounds side by side.
+
+    Args:
+      footage: a `data_pipelines.video.Footage`.
+      sounds: name -> the footage with that sound (`video.with_sound`).
+    """
+    from data_pipelines import video
+
+    pictures = itertools.tee(video.seconds(footage, start=start, end=end, fit=self.fit), len(sounds))
+    streams = []
+    for seconds, other in zip(pictures, sounds.values(), strict=True):
+      waves = video.sound_seconds(other, start, end)
+      heard = (dataclasses.replace(each, sound=wave) for each, wave in zip(seconds, waves, strict=False))
+      streams.append(self._predictions(other, heard, stride or self.seconds, threshold))
+    for found in zip(*streams, strict=True):
+      yield dict(zip(sounds, found, strict=True))
+
   def _footage(
     self, footage: Any, every: str, stride: int, start: float, end: float | None, threshold: float
   ) -> Iterator[Prediction]:
     from data_pipelines import video
 
     seconds = video.seconds(footage, every=every, start=start, end=end, fit=self.fit)
-    said = 0
-    for number, (slot, maps) in enumerate(
-      windows.judged(seconds, self.seconds, stride, self.batch, self._judge)
-    ):
+    return self._predictions(footage, seconds, stride, threshold)
+
+  def _predictions(
+    self, footage: Any, seconds: Iterator[Any], stride: int, threshold: float
+  ) -> Iterator[Prediction]:
+    said, before = 0, None
+    for slot, maps in windows.judged(seconds, self.seconds, stride, self.batch, self._judge):
       said = _tell(footage.notes, said)
       similarity = maps.get("similarity")
-      yield Prediction(
+      if before is not None:
+        yield dataclasses.replace(before, until_s=slot.time_s)
+      before = Prediction(
         source=footage.path,
-        number=number,
+        number=0 if before is None else before.number + 1,
         time_s=slot.time_s,
+        until_s=slot.end_s,
         picture_s=slot.picture_s,
         size=footage.size,
         coarse=maps["coarse"],
@@ -187,6 +238,8 @@ class Predictor:
         class_probability=maps.get("class_probability"),
         class_names=self.class_names,
       )
+    if before is not None:
+      yield before
     _tell(footage.notes, said)
 
   def fit(self, picture: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:

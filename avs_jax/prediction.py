@@ -15,7 +15,7 @@ class Prediction:
   Attributes:
     source: path of the video, as given.
     number: of the prediction, from 0.
-    time_s: from when it holds, from the video's first picture; until the next one's.
+    time_s, until_s: while it holds, from the video's first picture on.
     picture_s: when the picture came on that was looked at.
     size: (H, W) of the source, upright.
     coarse: probability that a pixel sounds, at the model's size.
@@ -30,6 +30,7 @@ class Prediction:
   source: str
   number: int
   time_s: float
+  until_s: float
   picture_s: float
   size: tuple[int, int]
   coarse: Float[np.ndarray, "h w"]

@@ -24,11 +24,13 @@ class Slot:
 
   Attributes:
     second: number of its second in the stream.
+    end_s: of its second.
     time_s, picture_s: as of `prediction.Prediction`.
     said: weight and maps of each window.
   """
 
   second: int
+  end_s: float
   time_s: float
   picture_s: float
   said: list[tuple[float, Maps]] = dataclasses.field(default_factory=list)
@@ -77,7 +79,9 @@ def cut(seconds: Iterable[Any], length: int, stride: int, slots: collections.deq
   held: collections.deque[tuple[Any, list[Slot]]] = collections.deque(maxlen=length)
   begin = reached = count = 0
   for count, second in enumerate(seconds, 1):
-    own = [Slot(count - 1, *times) for times in zip(second.times_s, second.pictures_s, strict=True)]
+    own = [
+      Slot(count - 1, second.end_s, *each) for each in zip(second.times_s, second.pictures_s, strict=True)
+    ]
     slots.extend(own)
     held.append((second, own))
     if count == begin + length:

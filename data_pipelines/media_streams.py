@@ -69,13 +69,16 @@ def open_container(path: str | Path) -> Any:
   if not Path(path).is_file():
     raise InputError(f"{path}: there is no such file; give a video, a picture or a folder of frames.")
   try:
-    return av.open(str(path))
+    container = av.open(str(path))
+    reason = "" if container.streams.video or container.streams.audio else "no track was found"
   except (av.FFmpegError, ValueError) as error:
     reason = getattr(error, "strerror", None) or str(error)
+  if reason:
     raise InputError(
       f"{path} cannot be read as a video or sound ({reason}); it is cut short or of an unknown kind: copy it"
       " again or convert it to mp4."
-    ) from None
+    )
+  return container
 
 
 def probe_video(path: str | Path) -> VideoTrack:
@@ -136,6 +139,8 @@ def _pictures_from(track: VideoTrack, notes: list[str], start_s: float, *, seek:
       expected = time_s + 1 / track.fps
       time_s = expected if stamp is None or stamp - track.origin_s <= time_s else stamp - track.origin_s
       lasts_s = float(frame.duration * frame.time_base) if frame.duration else 1 / track.fps
+      if track.duration_s and time_s + lasts_s > track.duration_s + 1 / track.fps:
+        lasts_s = 1 / track.fps  # of a variable rate the file may give a neighbour's duration
       end_s = time_s + lasts_s
       picture = Picture(time_s, lasts_s, functools.partial(_upright, frame, track.size))
       if time_s > start_s:

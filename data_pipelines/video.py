@@ -33,7 +33,6 @@ VIDEOS = (
   *(".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".3gp", ".ogv"),
   *(".wmv", ".flv", ".gif"),
 )
-EVERY = ("second", "frame")
 
 Blocks = Iterator[Float[np.ndarray, "n channels"]]
 
@@ -74,6 +73,7 @@ class Second:
 
   Attributes:
     start_s: where it begins, from the first picture.
+    end_s: where it ends: a second later, or with the footage.
     times_s: from when each picture stands for its part of the second; one that was on before counts from `start_s`.
     pictures_s: when each picture came on.
     frames: what `fit` made of the pictures; never empty.
@@ -81,6 +81,7 @@ class Second:
   """
 
   start_s: float
+  end_s: float
   times_s: tuple[float, ...]
   pictures_s: tuple[float, ...]
   frames: tuple[Any, ...]
@@ -188,14 +189,8 @@ def seconds(
     fit: applied to each picture that is given out, e.g. a resize; only its result is kept.
 
   Raises:
-    InputError: `start` lies beyond the last picture, or the limits make no sense.
+    InputError: `start` lies beyond the last picture.
   """
-  if every not in EVERY:
-    raise InputError(f"every={every!r} is unknown; choose one of {', '.join(EVERY)}.")
-  if start < 0 or (end is not None and end <= start):
-    raise InputError(
-      f"start={start:g}, end={end if end is None else format(end, 'g')}: start must be 0 or more and end later."
-    )
   heard = sound_seconds(footage, start, end)
   stream = (p for p in footage.pictures(start) if end is None or p.time_s < end)
   now, ahead = None, next(stream, None)
@@ -216,9 +211,9 @@ def seconds(
       chosen.append(middle.time_s)
       frames.append(fit(middle.read()))
     times = (begin,) if every == "second" else tuple(max(t, begin) for t in chosen)
-    yield Second(begin, times, tuple(chosen), tuple(frames), next(heard))
-    last = min(now.time_s + now.duration_s, end or math.inf)
-    if ahead is None and last <= begin + 1 + 1e-3:
+    last = math.inf if ahead is not None else min(now.time_s + now.duration_s, end or math.inf)
+    yield Second(begin, min(begin + 1, last), times, tuple(chosen), tuple(frames), next(heard))
+    if last <= begin + 1 + 1e-3:
       return
 
 

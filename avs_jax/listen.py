@@ -1,0 +1,310 @@
+"""Does it listen? One video under four sounds: its own, silence, noise, and one of something that is not in it.
+
+A model that listens marks what sounds under the own sound and nothing under the others. Written per video:
+
+OUTPUT/<name>/listen.mp4    the four side by side; four sound tracks, one for each (players offer a choice)
+OUTPUT/<name>/listen.png    up to six seconds of it
+OUTPUT/<name>/listen.json   areas per sound, and the verdict
+OUTPUT/<name>/listen.md     the same to read
+
+Masks of any other program are judged too: a folder with a sub-folder a sound (as --mode=score takes them), each with
+a PNG a second.
+"""
+
+import dataclasses
+import functools
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from avs_jax import own_video, tables
+from avs_jax.errors import InputError
+from avs_jax.four_panels import Columns, Grid, Moment, picture
+
+SCHEMA = "avs_jax.listen/1"
+LISTENS, DEAF = (
+  0.1,
+  0.5,
+)  # share of the own sound's mask that stays under a wrong sound; the verdict's limits, ours
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class Tally:
+  """What is counted of one sound, second by second.
+
+  Attributes:
+    area: sum of the shares of the picture that are marked.
+    marked: seconds with any mark.
+    stays: pixels marked both here and under the own sound.
+    own: pixels marked under the own sound.
+    seconds: how many.
+    similarity: sum of the similarities, None without a guide.
+  """
+
+  area: float = 0.0
+  marked: int = 0
+  stays: int = 0
+  own: int = 0
+  seconds: int = 0
+  similarity: float | None = None
+
+  def add(self, mask: np.ndarray, own: np.ndarray, similarity: float | None) -> None:
+    self.area += float(mask.mean())
+    self.marked += bool(mask.any())
+    self.stays += int((mask & own).sum())
+    self.own += int(own.sum())
+    self.seconds += 1
+    if similarity is not None:
+      self.similarity = (self.similarity or 0.0) + similarity
+
+  def figures(self, name: str) -> dict[str, float | None]:
+    """Of a wrong sound the area is all false alarm; `persists` is the share of the own sound's mask that stays."""
+    found: dict[str, float | None] = {
+      "area": self.area / self.seconds,
+      "marked_seconds": self.marked / self.seconds,
+      "similarity": None if self.similarity is None else self.similarity / self.seconds,
+    }
+    if name != "positive":
+      found["persists"] = self.stays / self.own if self.own else None
+    return {key: None if value is None else round(value, 6) for key, value in found.items()}
+
+
+def verdict(
+  figures: Mapping[str, Mapping[str, float | None]], names: Mapping[str, str], *, has_sound: bool = True
+) -> tuple[str, str]:
+  """One word (listens, partly, deaf, unclear), and why in a sentence.
+
+  Args:
+    figures: of each sound.
+    names: how they are called.
+    has_sound: whether the video has a sound of its own.
+  """
+  if not has_sound:
+    return "unclear", "Nothing can be said: the video has no sound of its own; give one with --sound."
+  wrong = {name: each.get("persists") for name, each in figures.items() if name != "positive"}
+  if "positive" not in figures or not wrong:
+    return "unclear", "Nothing can be said: the own sound and at least one other are needed."
+  if not figures["positive"]["area"]:
+    return "unclear", "Nothing can be said: under the video's own sound nothing is marked."
+  stays = {name: value or 0.0 for name, value in wrong.items()}
+  worst = max(stays, key=lambda name: stays[name])
+  parts = ", ".join(f"{share(value)} under {names[name]}" for name, value in stays.items())
+  of = f"of what is marked under the own sound, {parts} stays marked"
+  if stays[worst] <= LISTENS:
+    return "listens", f"It listens: {of}."
+  if min(stays.values()) >= DEAF:
+    return "deaf", f"It does not listen: {of}."
+  return "partly", f"It listens in part, least under {names[worst]}: {of}."
+
+
+def share(value: float) -> str:
+  return f"{100 * value:.0f} %" if value >= 0.01 or value == 0 else "under 1 %"
+
+
+def command(
+  model: Callable[[], Any],
+  source: str | None,
+  output: str | None,
+  *,
+  masks: str | None = None,
+  sound: str | None = None,
+  offscreen: str | None = None,
+  stride: int | None = None,
+  start: float = 0.0,
+  end: float | None = None,
+  threshold: float = 0.5,
+  fps: float = 1.0,
+) -> None:
+  """What `--mode=listen` does, for every video that `source` names; prints the verdicts.
+
+  Args:
+    model: gives the predictor; not called where `masks` are given.
+    masks: folder of another program's masks.
+    offscreen: as of `foreign_sounds.under`.
+
+  Raises:
+    InputError: an input that cannot be read, masks that do not fit it, or settings that make no sense.
+  """
+  from data_pipelines import foreign_sounds, video
+
+  if not source or not output:
+    raise InputError("--mode=listen needs --input=VIDEO (or a folder, or a pattern) and --output=FOLDER.")
+  inputs = video.find(source)
+  if masks and len(inputs) > 1:
+    raise InputError(f"--masks={masks} are of one video, and --input={source} names {len(inputs)}; give one.")
+  predictor = None if masks else model()
+  if predictor is not None:
+    predictor.check(stride=stride, start=start, end=end, threshold=threshold)
+  for path, folder in zip(inputs, own_video.folders(inputs, output), strict=True):
+    footage = video.open_footage(path, sound, fps=fps)
+    sounds = {
+      name: foreign_sounds.under(footage, name, offscreen=offscreen) for name in foreign_sounds.SOUNDS
+    }
+    lent = Path(offscreen).stem if offscreen else foreign_sounds.OFFSCREEN
+    names = {
+      "positive": "own sound",
+      "silence": "silence",
+      "noise": "noise",
+      "offscreen": f"off-screen ({lent})",
+    }
+    if predictor is None:
+      found = read_masks(masks, footage, start, end, threshold)
+      who = f"masks of {Path(masks).name}"
+    else:
+      found = predicted(predictor, footage, sounds, stride=stride, start=start, end=end, threshold=threshold)
+      who = predictor.name
+    text = judge(folder, footage, sounds, names, found, start=start, end=end, who=who)
+    print(f"{path}: {text}")
+
+
+def predicted(
+  predictor: Any, footage: Any, sounds: Mapping[str, Any], *, start: float, **settings: Any
+) -> Iterator[Moment]:
+  for said in predictor.predict_under(footage, sounds, start=start, **settings):
+    own = said["positive"]
+    yield Moment(
+      own.time_s,
+      own.until_s,
+      own.picture_s,
+      {name: each.mask for name, each in said.items()},
+      {name: each.similarity for name, each in said.items()},
+    )
+
+
+def read_masks(
+  folder: str, footage: Any, start: float, end: float | None, threshold: float
+) -> Iterator[Moment]:
+  """Another program's masks, a PNG a second from `start` on, brought to the video's size.
+
+  Raises:
+    InputError: no folder of a sound, no own sound, or a second without a mask.
+  """
+  from avs_jax.score import find_conditions
+  from data_pipelines import transforms, video
+
+  found = {name: numbered(path) for name, path in find_conditions(folder).items()}
+  if "positive" not in found:
+    raise InputError(f"{folder}: holds no masks under the own sound; put them into {folder}/positive.")
+  first = min(number for files in found.values() for number in files)
+  if first > 1:
+    raise InputError(f"{folder}: masks are numbered from {first}; number the seconds from 0 or from 1.")
+
+  @functools.lru_cache(maxsize=8)
+  def read(path: str) -> np.ndarray:
+    grey = np.asarray(transforms.read_image(path).convert("L"), np.float32) / 255
+    return transforms.resize_mask(grey, footage.size) > threshold
+
+  for k, second in enumerate(video.seconds(footage, start=start, end=end, fit=lambda _: None)):
+    masks = {}
+    for name, files in found.items():
+      if k + first not in files:
+        raise InputError(
+          f"{folder}: there is no mask {k + first} under {name}, and the video has that second; write a mask for"
+          " each second, an empty one where nothing sounds, or give --end."
+        )
+      masks[name] = read(files[k + first])
+    nothing = dict.fromkeys(found)
+    yield Moment(second.start_s, second.end_s, second.pictures_s[0], masks, nothing)
+
+
+def numbered(folder: str) -> dict[int, str]:
+  """PNG files under a folder by the number their name ends in.
+
+  Raises:
+    InputError: there is none, or two have the same number.
+  """
+  files: dict[int, str] = {}
+  for path in sorted(Path(folder).rglob("*.png")):
+    digits = path.stem[len(path.stem.rstrip("0123456789")) :]
+    if digits:
+      if int(digits) in files:
+        raise InputError(f"{path} and {files[int(digits)]} are both second {int(digits)}; keep one of them.")
+      files[int(digits)] = str(path)
+  if not files:
+    raise InputError(
+      f"{folder}: holds no PNG whose name ends in a number; write one a second, e.g. 00000.png."
+    )
+  return files
+
+
+def judge(
+  folder: Path,
+  footage: Any,
+  sounds: Mapping[str, Any],
+  names: Mapping[str, str],
+  moments: Iterator[Moment],
+  *,
+  start: float,
+  end: float | None,
+  who: str,
+) -> str:
+  """Writes video, picture, JSON and Markdown of one input into `folder`; returns the verdict's sentence."""
+  tallies: dict[str, Tally] = {}
+  with own_video.whole(folder, "listen") as partial:
+    with (
+      Grid(partial / "listen.mp4", footage, sounds, names, start) as grid,
+      own_video.progress(footage, start, end, Path(footage.path).name) as bar,
+    ):
+      columns = Columns(footage, start, end)
+      for moment in moments:
+        for name, mask in moment.masks.items():
+          tally = tallies.setdefault(name, Tally())
+          tally.add(mask, moment.masks["positive"], moment.similarity[name])
+        grid.add(moment)
+        columns.add(moment, grid.shown)
+        bar.update(round(moment.until_s - start - bar.n, 3))
+    figures = {name: tally.figures(name) for name, tally in tallies.items()}
+    word, sentence = verdict(figures, names, has_sound=footage.has_sound)
+    facts = {
+      "schema": SCHEMA,
+      "source": Path(footage.path).name,
+      "judged": who,
+      "video": own_video.about_footage(footage),
+      "seconds": next(iter(tallies.values())).seconds,
+      "sounds": {name: {"called": names.get(name, name), **each} for name, each in figures.items()},
+      "limits": {"listens_up_to": LISTENS, "deaf_from": DEAF},
+      "verdict": word,
+      "sentence": sentence,
+      "notes": footage.notes,
+    }
+    caption = f"{who}: {Path(footage.path).name}. {sentence}"
+    picture(partial / "listen.png", columns.kept, names, figures, caption)
+    for kind, text in (("json", json.dumps(facts, indent=1) + "\n"), ("md", markdown(facts))):
+      (partial / f"listen.{kind}").write_text(text, encoding="utf-8")
+    (partial / own_video.DONE).write_text(json.dumps({"mode": "listen"}) + "\n")
+  return sentence
+
+
+def markdown(facts: Mapping[str, Any]) -> str:
+  """The figures and the verdict to read."""
+  header = ["sound", "area marked", "seconds with a mark", "of the own mask stays", "similarity"]
+  rows = [
+    [
+      each["called"],
+      *(tables.number(each.get(key)) for key in ("area", "marked_seconds", "persists", "similarity")),
+    ]
+    for each in facts["sounds"].values()
+  ]
+  lines = [
+    f"# Does it listen? {facts['source']}",
+    "",
+    f"**{facts['sentence']}**",
+    "",
+    *tables.markdown(header, rows),
+  ]
+  lines += [
+    "",
+    f"Judged: {facts['judged']}, {facts['seconds']} seconds. Every area under silence, noise or the off-screen sound"
+    ' is a false alarm. "Listens": at most'
+    f' {share(facts["limits"]["listens_up_to"])} of the own sound\'s mask stays under any of them; "does not listen":'
+    f" at least {share(facts['limits']['deaf_from'])} stays under each. That the off-screen sound comes from nothing in"
+    " the picture is taken for granted.",
+    *(f"\nNote: {note}." for note in facts["notes"]),
+  ]
+  return "\n".join(lines) + "\n"
