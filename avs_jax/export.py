@@ -160,11 +160,7 @@ def lower(
 
 def describe(config: Any, variables: Mapping[str, Any], board: Mapping[str, Any] | None) -> dict[str, Any]:
   """What is known of the weights: model, training data by name, the run's own scoreboard."""
-  name = {"s4": "AVSBench-S4", "ms3": "AVSBench-MS3", "avss": "AVSBench-semantic (AVSS)"}
-  trained_on, is_stand_in = name.get(config.data.name, config.data.name), False
-  if not config.data.root:
-    kind = {"generated": "generated clips", "real_media": "real-media clips"}
-    trained_on, is_stand_in = f"{kind.get(config.data.stand_in, config.data.stand_in)} (stand-in)", True
+  trained_on, is_stand_in = training_data(config)
   weights_digest = combined(digest(variables))
   card = {
     "title": config.title or config.model.system,
@@ -189,6 +185,16 @@ def describe(config: Any, variables: Mapping[str, Any], board: Mapping[str, Any]
     card["figures"] = {sound: figures for sound, figures in board.items() if sound != "record"}
     card["record"] = {key: value for key, value in record.items() if key != "config"}
   return card
+
+
+def training_data(config: Any) -> tuple[str, bool]:
+  """Name of the data that a config trains on, and whether it only stands in for a published data set."""
+  if not config.data.root:
+    kinds = {"generated": "generated clips", "real_media": "real-media clips"}
+    return f"{kinds.get(config.data.stand_in, config.data.stand_in)} (stand-in)", True
+  names = {"s4": "AVSBench-S4", "ms3": "AVSBench-MS3", "avss": "AVSBench-semantic (AVSS)"}
+  name: str = config.data.name
+  return names.get(name, name), False
 
 
 def licence(config: Any) -> str:

@@ -1,0 +1,1 @@
+"""The web page of `--mode=serve`: drop a video, choose its sound, see what the model marks."""

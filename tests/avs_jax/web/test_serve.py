@@ -1,0 +1,43 @@
+"""Starting the page: an address that cannot be had, or a package that is missing, is a sentence."""
+
+import builtins
+
+import pytest
+
+from avs_jax.errors import InputError
+from avs_jax.web import serve
+
+
+def test_a_missing_package_is_a_sentence(monkeypatch):
+  found = builtins.__import__
+
+  def without(name, *rest, **more):
+    if name == "python_multipart":
+      raise ImportError("no such module", name=name)
+    return found(name, *rest, **more)
+
+  monkeypatch.setattr(builtins, "__import__", without)
+  with pytest.raises(
+    InputError, match="needs the package python_multipart; run: pip install -r requirements-web"
+  ):
+    serve.check_packages()
+
+
+def test_an_address_that_cannot_be_had_is_a_sentence():
+  with serve.listen("127.0.0.1", 0) as taken:
+    taken.listen()
+    port = taken.getsockname()[1]
+    with pytest.raises(InputError, match=rf"--host=127.0.0.1 --port={port} cannot be had .*another --port"):
+      serve.listen("127.0.0.1", port)
+  with pytest.raises(InputError, match="--host=no.such.host.invalid --port=1"):
+    serve.listen("no.such.host.invalid", 1)
+  with pytest.raises(InputError, match="--port=70000 cannot be had"):
+    serve.listen("127.0.0.1", 70000)
+
+
+def test_only_this_machine_is_served_unless_told_otherwise():
+  assert serve.is_loopback("127.0.0.1") and serve.is_loopback("::1") and serve.is_loopback("localhost")
+  assert not serve.is_loopback("0.0.0.0") and not serve.is_loopback("example.org")
+  assert "*" not in serve.names_of("127.0.0.1")
+  assert serve.names_of("0.0.0.0") == ("*",)
+  assert serve.shown("::1") == "[::1]"
