@@ -148,9 +148,9 @@ def judge(
 
 def clips_by_kind(source: Any) -> dict[str, list[int]]:
   """The clips of each kind that the source tells apart (`data_pipelines.clips.kinds_of`), if there are others too."""
-  kinds = getattr(source, "kinds", None)
+  kinds = getattr(source, "kinds", lambda index: ())
   clips: dict[str, list[int]] = {}
-  for index in range(len(source) if kinds else 0):
+  for index in range(len(source)):
     for kind in kinds(index):
       clips.setdefault(kind, []).append(index)
   return {kind: clips[kind] for kind in sorted(clips) if len(clips[kind]) < len(source)}

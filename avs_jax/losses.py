@@ -300,6 +300,7 @@ _DEFAULTS: dict[str, Any] = {
   "alignment_threshold": alignment.THRESHOLD,
   "alignment_scale": alignment.SCALE,
   "alignment_temperature": alignment.TEMPERATURE,
+  "alignment_truth": False,
   "queries": 0.0,
   "queries_form": "paper",
   "queries_weights": (5.0, 5.0, 2.0),
@@ -339,7 +340,7 @@ def objective(config: Mapping[str, Any]) -> Callable[[Outputs, Batch], tuple[Arr
       dice, soft_iou, focal, mix_dice (0 switches a part off); `clamp` (see `bce`); `matching` (none, kl, euclidean,
       cosine) with `matching_weight`, `matching_normalise`, `matching_threshold`, `matching_pooling` (avg, max),
       `matching_target` (audio, neighbour); `alignment`, the weight of `alignment.alignment`, with its threshold,
-      scale and temperature under `alignment_...`; `queries`, the weight of `set_losses.set_loss`, with
+      scale, temperature and truth under `alignment_...`; `queries`, the weight of `set_losses.set_loss`, with
       `queries_form` (paper, released), `queries_weights` (focal, Dice, class), `queries_last` (weight of the last
       layer, the others have 1), `queries_drop` (chance that a well learned pair is dropped), `queries_targets`
       (most targets a frame).
@@ -382,7 +383,7 @@ def objective(config: Mapping[str, Any]) -> Callable[[Outputs, Batch], tuple[Arr
         )  # fmt: skip
       parts["matching"] = chosen["matching_weight"] * value
     if chosen["alignment"]:
-      keys = ("threshold", "scale", "temperature")
+      keys = ("threshold", "scale", "temperature", "truth")
       value = alignment.alignment(outputs, batch, **{key: chosen[f"alignment_{key}"] for key in keys})
       parts["alignment"] = chosen["alignment"] * value
     if chosen["queries"]:

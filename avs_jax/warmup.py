@@ -195,7 +195,8 @@ def _train(config: Any, variables: Mapping[str, Any], source: Any) -> tuple[dict
 
   mesh = meshes.make_mesh(config.warmup.batch)
   recogniser = build_recogniser(config, len(source.categories) + 2)
-  start = initialise(recogniser, *example_inputs(config), seed=config.seed)
+  frames, sound = example_inputs(config)
+  start = initialise(recogniser, frames, getattr(sound, "mono", sound), seed=config.seed)  # it hears no direction
   start.setdefault("batch_stats", {})
   adopt(start, variables, "the model's start")
   rule = optax.adamw(optax.cosine_decay_schedule(config.warmup.lr, config.warmup.steps), weight_decay=1e-4)

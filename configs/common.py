@@ -339,6 +339,7 @@ def get_config() -> ConfigDict:
   config.loss.alignment_threshold = 0.5
   config.loss.alignment_scale = 10.0
   config.loss.alignment_temperature = 0.07
+  config.loss.alignment_truth = False  # groups are told apart by the masks, not by their answer
   config.loss.queries = 0.0  # systems that predict a set: every layer's matched queries
   config.loss.queries_form = "paper"  # paper, released
   config.loss.queries_weights = (5.0, 5.0, 2.0)  # focal, Dice, class

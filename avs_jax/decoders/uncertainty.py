@@ -99,6 +99,7 @@ class UncertaintyDecoder(nn.Module):
     heads: of the attention; where they do not divide the width, the most that do both.
     form: see `weigh`.
     span: what uncertainty is scaled over, "frame" or "clip".
+    temporal: False leaves out the attention in time, for ablations.
   """
 
   num_classes: int = 1
@@ -107,6 +108,7 @@ class UncertaintyDecoder(nn.Module):
   form: str = "paper"
   span: str = "frame"
   dtype: Dtype = jnp.float32
+  temporal: bool = True
 
   def setup(self) -> None:
     for key, allowed in (("form", FORMS), ("span", SPANS)):
@@ -114,8 +116,9 @@ class UncertaintyDecoder(nn.Module):
         raise InputError(
           f"model.uncertainty_{key}={getattr(self, key)!r} is not known; choose one of {', '.join(allowed)}."
         )
-    self.norm = LayerNorm(1e-5, self.dtype)
-    self.temporal_attn = MultiHeadAttention(math.gcd(self.width, self.heads), dtype=self.dtype)
+    if self.temporal:
+      self.norm = LayerNorm(1e-5, self.dtype)
+      self.temporal_attn = MultiHeadAttention(math.gcd(self.width, self.heads), dtype=self.dtype)
     self.mask_head = MaskHead(self.num_classes, self.width, dtype=self.dtype)
     self.uncertainty_head = MaskHead(max(self.num_classes, 2), self.width, dtype=self.dtype)
 
@@ -136,7 +139,8 @@ class UncertaintyDecoder(nn.Module):
   ) -> tuple[Float[Array, "B T h2 w2 K"], Float[Array, "B T h2 w2 1"]]:
     """Weighed mask logits, and the uncertainty of all classes together in [0, 1]."""
     shape = fused.shape[:2]
-    maps = self.remember(fused, present).reshape(-1, *fused.shape[2:])  # [B*T, h, w, D]
+    remembered = self.remember(fused, present) if self.temporal else fused
+    maps = remembered.reshape(-1, *fused.shape[2:])  # [B*T, h, w, D]
     logits, alpha = self.mask_head(maps), evidence(self.uncertainty_head(maps))  # [B*T, h2, w2, K or 2]
     variance = dirichlet_variance(alpha)
     variance = variance.reshape(*shape, *variance.shape[1:])  # [B, T, h2, w2, K or 2]

@@ -159,6 +159,14 @@ def agreement(compact: Float[Array, "n P C"], audio: Float[Array, "n C"]) -> Flo
   return (compact * audio[:, None]).sum(-1)
 
 
+def against_nothing(
+  module: nn.Module, heard: Float[Array, "n C"]
+) -> tuple[Float[Array, "n C"], Float[Array, "n 2 C"]]:
+  """The sound, and the sound beside a learned "nothing" of `module`, which is what tokens attend to in equation 5."""
+  nothing = module.param("nothing", normal(0.02), heard.shape[-1:], jnp.float32).astype(heard.dtype)
+  return heard, jnp.stack([heard, jnp.broadcast_to(nothing[None], heard.shape)], axis=1)
+
+
 class GroupUpdate(nn.Module):
   """Groups read the frame, relevant tokens first, and pass a two-layer network.
 
@@ -222,9 +230,7 @@ class GroupMerge(nn.Module):
     groups = group_tokens(tokens, self.groups, self.neighbours)  # [n, N]
     member = membership(groups, min(self.groups, tokens.shape[1]))  # [n, P, N]
 
-    heard = dense(width, name="audio_proj")(aud)  # [n, C]
-    nothing = self.param("nothing", normal(0.02), (width,), jnp.float32).astype(heard.dtype)
-    source = jnp.stack([heard, jnp.broadcast_to(nothing[None], heard.shape)], axis=1)  # [n, 2, C]
+    heard, source = against_nothing(self, dense(width, name="audio_proj")(aud))
     normed = LayerNorm(1e-5, self.dtype, name="norm_tokens")(tokens)
     cross = MultiHeadAttention(math.gcd(width, self.heads), dtype=self.dtype, name="cross_attn")
     mixed = tokens + cross(normed, source)  # equation 5
@@ -236,3 +242,32 @@ class GroupMerge(nn.Module):
       compact = GroupUpdate(self.dtype, name=f"layers_{i}")(compact, normed, relevance)
     tokens = tokens + spread(compact, member)
     return Merged(tokens.reshape(vis.shape), compact, groups.reshape(frames, *size), heard)
+
+
+class CrossMerge(nn.Module):
+  """What RAVS is without its groups: every token hears the sound by itself, through a usual transformer layer.
+
+  RAVS (Liu et al., CVPR 2025), section 4.4: the cross-attention of the ablation's baseline, of which it says no more.
+  Equation 5 as `GroupMerge` has it, then a norm and a network twice as wide. Each token is a group of its own.
+
+  Attributes:
+    heads: of the attention; where they do not divide the width, the most that do both.
+  """
+
+  heads: int = 8
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, vis: Float[Array, "n h w C"], aud: Float[Array, "n A"]) -> Merged:
+    """A stage's map and the sound of the same second."""
+    frames, *size, width = vis.shape
+    dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=torch_default)
+    tokens = vis.reshape(frames, -1, width)  # [n, N, C]
+    heard, source = against_nothing(self, dense(width, name="audio_proj")(aud))
+    normed = LayerNorm(1e-5, self.dtype, name="norm_tokens")(tokens)
+    cross = MultiHeadAttention(math.gcd(width, self.heads), dtype=self.dtype, name="cross_attn")
+    mixed = tokens + cross(normed, source)  # equation 5
+    hidden = gelu(dense(2 * width, name="fc1")(LayerNorm(1e-5, self.dtype, name="norm_mixed")(mixed)))
+    tokens = mixed + dense(width, name="fc2")(hidden)
+    own = jnp.broadcast_to(jnp.arange(tokens.shape[1]).reshape(1, *size), (frames, *size))
+    return Merged(tokens.reshape(vis.shape), tokens, own, heard)

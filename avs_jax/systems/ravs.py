@@ -13,7 +13,7 @@ from avs_jax import encoders
 from avs_jax.decoders.fpn import ASPP, FeatureFusion
 from avs_jax.decoders.uncertainty import UncertaintyDecoder
 from avs_jax.errors import InputError
-from avs_jax.fusion.group_merge import GroupMerge, agreement
+from avs_jax.fusion.group_merge import CrossMerge, GroupMerge, agreement
 from avs_jax.systems.system import Scene, System
 from avs_jax.types import AnyArray, Outputs
 
@@ -41,19 +41,23 @@ class RAVS(System):
 
   Attributes:
     width: channels of the decoder.
+    merge: "groups", or "cells": the ablation's baseline, which neither groups nor merges.
     groups: groups of a frame at strides 4, 8 and 16.
     neighbours: tokens that make up a token's density.
     merge_layers: updates of the groups at each stride.
     heads: of both kinds of attention; where they do not divide a width, the most that do both.
+    temporal: seconds look at one another before the masks.
     uncertainty_form: "paper", "discount" or "none", see `decoders.uncertainty.weigh`.
     uncertainty_span: scaled to [0, 1] in each "frame" or over a "clip".
   """
 
   width: int = 256
+  merge: str = "groups"
   groups: Sequence[int] = (14, 7, 5)
   neighbours: int = 5
   merge_layers: int = 2
   heads: int = 8
+  temporal: bool = True
   uncertainty_form: str = "paper"
   uncertainty_span: str = "frame"
 
@@ -65,20 +69,22 @@ class RAVS(System):
     for key, least in (("neighbours", 1), ("merge_layers", 0), ("heads", 1)):
       if getattr(self, key) < least:
         raise InputError(f"model.{key}={getattr(self, key)} is too small; give at least {least}.")
+    if self.merge not in ("groups", "cells"):
+      raise InputError(f"model.merge={self.merge!r} is not known; choose groups or cells.")
     super().__post_init__()
 
   def setup(self) -> None:
     self.build_encoders()
     compute = jnp.dtype(self.dtype)
-    self.group_merge = {
-      str(stage): GroupMerge(groups, self.neighbours, self.merge_layers, self.heads, compute)
-      for stage, groups in enumerate(self.groups, start=1)
-    }
+    merges: dict[str, nn.Module] = {}
+    for stage, groups in enumerate(self.groups, start=1):
+      merge = GroupMerge(groups, self.neighbours, self.merge_layers, self.heads, compute)
+      merges[str(stage)] = merge if self.merge == "groups" else CrossMerge(self.heads, compute)
+    self.group_merge = merges
     self.aspp = {str(stage): ASPP(self.width, dtype=compute) for stage in (1, 2, 3, 4)}
     self.topdown = {str(stage): FeatureFusion(dtype=compute, enlarge=stage > 1) for stage in (1, 2, 3, 4)}
-    self.uncertainty = UncertaintyDecoder(
-      self.num_classes, self.width, self.heads, self.uncertainty_form, self.uncertainty_span, compute
-    )
+    how = (self.uncertainty_form, self.uncertainty_span, compute, self.temporal)
+    self.uncertainty = UncertaintyDecoder(self.num_classes, self.width, self.heads, *how)
 
   def see(
     self, frames: UInt8[AnyArray, "B T H W 3"] | Float[AnyArray, "B T H W 3"], *, train: bool = False

@@ -2,10 +2,12 @@
 
 SETTINGS = {
   "width": 256,
+  "merge": "groups",  # or cells: neither grouped nor merged, the ablations' baseline
   "groups": (14, 7, 5),  # of a frame at strides 4, 8, 16
   "neighbours": 5,  # tokens that make up a token's density
   "merge_layers": 2,  # updates of the groups at each stride
   "heads": 8,
+  "temporal": True,  # seconds look at one another before the masks; False for ablations
   "uncertainty_form": "paper",  # paper (equation 11), discount, none
   "uncertainty_span": "frame",  # scaled to [0, 1] in each frame, or over a clip
 }

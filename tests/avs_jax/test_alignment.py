@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from avs_jax import losses
-from avs_jax.alignment import alignment, contrast, response, response_map
+from avs_jax.alignment import alignment, contrast, response, response_map, sounding_groups
 from avs_jax.errors import InputError
 from avs_jax.types import Batch, Condition, Outputs
 
@@ -100,3 +100,29 @@ def test_the_objective_adds_its_parts_at_the_papers_weights():
   assert set(parts) == {"bce", "dice", "soft_iou", "alignment"}
   np.testing.assert_allclose(parts["alignment"], 0.1 * contrast(agreement).mean(), rtol=1e-5)
   np.testing.assert_allclose(total, sum(parts.values()), rtol=1e-6)
+
+
+def test_the_masks_say_which_groups_sound_where_half_of_their_area_does():
+  masks = np.zeros((1, 4, 4), np.int32)
+  masks[0, :2, :3] = 5  # the first row of cells: whole, and half of the second
+  groups = np.array([[[0, 1], [1, 2]]])
+  found = sounding_groups(groups, 4, masks)
+  assert found.tolist() == [[True, False, False, False]]
+  assert sounding_groups(np.array([[[0, 1], [2, 2]]]), 3, masks).tolist() == [[True, True, False]]
+
+
+def test_the_ground_truth_filter_takes_positives_from_masks_of_annotated_frames():
+  agreement = np.broadcast_to(np.array([-0.3, 0.1, 0.2]), (B, T, P))
+  groups = jnp.asarray(np.broadcast_to(np.array([[0, 1], [2, 2]]), (B, T, 2, 2)))
+  masks = np.zeros((B, T, 4, 4), np.int32)
+  masks[0, 0, :2, :2] = 1  # group 0 of one second; the others hold nothing that sounds
+  told = batch(masks=masks)
+  e = np.exp(np.array([-0.3, 0.1, 0.2]) / 0.07)
+  found = alignment(outputs(agreement, groups=groups), told, truth=True)
+  np.testing.assert_allclose(found, -np.log(e[0] / e.sum()) / (B * T), rtol=1e-4)
+  first = np.zeros((B, T), bool)
+  first[0, 0] = True
+  found = alignment(outputs(agreement, groups=groups), told.replace(annotated=first), truth=True)
+  np.testing.assert_allclose(found, -np.log(e[0] / e.sum()), rtol=1e-4)
+  total = losses.objective({"name": "ravs", "alignment_truth": True})(outputs(agreement, groups=groups), told)
+  np.testing.assert_allclose(total[1]["alignment"] * 10, -np.log(e[0] / e.sum()) / (B * T), rtol=1e-4)

@@ -258,3 +258,23 @@ def test_a_program_without_a_guide_does_not_look_twice(variables):
 def test_a_setting_out_of_range_is_refused_by_name(settings, message):
   with pytest.raises(InputError, match=message):
     build(**settings)
+
+
+def test_the_ablations_baseline_has_cells_for_groups_and_no_attention_in_time():
+  module = build(merge="cells", temporal=False, uncertainty_form="none")
+  sample = np.zeros((CLIPS, SECONDS, 96, 64), np.float32)
+  shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), frames(), sample))["params"]
+  assert set(shapes["group_merge_1"]) == {
+    "audio_proj", "nothing", "norm_tokens", "cross_attn", "norm_mixed", "fc1", "fc2",
+  }  # fmt: skip
+  assert set(shapes["uncertainty"]) == {"mask_head", "uncertainty_head"}
+  found = jax.eval_shape(
+    lambda v: [
+      (out.logits, out.groups, out.group_agreement)
+      for out in (module.apply(v, frames(), sound(), method="segment"),)
+    ][0],
+    {"params": shapes},
+  )
+  assert [x.shape for x in found] == [(2, 2, 32, 32, 1), (2, 2, 2, 2), (2, 2, 4)]
+  with pytest.raises(InputError, match="model.merge='rows' is not known; choose groups or cells"):
+    build(merge="rows")
