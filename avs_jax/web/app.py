@@ -237,8 +237,7 @@ def keep(job: Job, field: str, upload: UploadFile) -> None:
     shutil.copyfileobj(upload.file, target, 1 << 20)
   job.uploads[str(path)] = shown
   job.ask[field] = str(path)
-  if field == "video":
-    job.ask["name"] = shown
+  job.ask["name" if field == "video" else "sound_name"] = shown
 
 
 def state_of(jobs: Jobs, job: Job) -> dict[str, Any]:
