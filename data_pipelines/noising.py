@@ -216,13 +216,13 @@ def make_noise(
 def made_up_tones(rng: np.random.Generator, samples: int) -> np.ndarray:
   """float32 [samples], root mean square 1: a sound of no thing in the world, another at each call.
 
-  One to six gliding partials, in harmony or not, swelling or struck at a random rate, over a band of noise. A
+  One to 24 gliding partials, in harmony or not, swelling or struck at a random rate, over a band of noise. A
   model that must call all of these "not in the picture" learns to know a sound before it believes it. Ours.
   """
   time = np.arange(samples) / SAMPLE_RATE_HZ
   knots = np.linspace(0, samples, max(2, int(3 * samples / SAMPLE_RATE_HZ)))
   glide = 2 ** np.interp(np.arange(samples), knots, rng.normal(0, rng.uniform(0, 0.5), len(knots)))
-  count = int(rng.integers(1, 7))
+  count = round(24 ** rng.uniform())  # few as often as many: whistles, horns, voices of no animal
   ratios = np.arange(1, count + 1) if rng.uniform() < 0.6 else rng.uniform(1, 6, count)
   base_hz = np.exp(rng.uniform(np.log(60), np.log(3000)))
   turns = np.cumsum(glide) * (base_hz / SAMPLE_RATE_HZ)
