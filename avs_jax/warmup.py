@@ -54,8 +54,8 @@ class Recogniser(nn.Module):
   @nn.compact
   def __call__(
     self, frames: AnyArray, sound: Sound, *, train: bool = False
-  ) -> tuple[Float[Array, "B t G"], Float[Array, "B T G"]]:
-    """Returns the class logits of each picture (there may be fewer than seconds) and of each second of sound."""
+  ) -> tuple[Float[Array, "b t G"], Float[Array, "B T G"]]:
+    """Returns the class logits of each picture (there may be fewer than sounds) and of each second of sound."""
     clips, seconds = frames.shape[:2]
     seen = self.system.see(frames, train=train)[-1].astype(jnp.float32).mean((1, 2))  # [B*T, C]
     heard = self.system.listen(sound, train=train).astype(jnp.float32)  # [B, T, A]
@@ -81,12 +81,13 @@ class Encoders(System):
     self.build_encoders()
 
 
-def some_frames(frames: AnyArray, count: int, key: Array) -> AnyArray:
-  """`count` neighbouring frames of each clip from a random second on, the same for all; 0 or too many is all.
+def some_frames(frames: AnyArray, count: int, key: Array, clips: int = 0) -> AnyArray:
+  """`count` neighbouring frames of the first `clips` clips from a random second on; 0 or too many is all.
 
-  Frames of one clip are much alike: a picture each of more clips teaches more for the same work.
+  Frames of one clip are much alike: a picture each of more clips teaches more for the same work. Where the
+  pictures' encoder is pretrained and the sounds' is not, few clips of a batch need be looked at.
   """
-  seconds = frames.shape[1]
+  frames, seconds = frames[: clips or None], frames.shape[1]
   if not 0 < count < seconds:
     return frames
   start = jax.random.randint(key, (), 0, seconds - count + 1)
@@ -165,7 +166,9 @@ def ingredients(config: Any, source: Any) -> dict[str, Any]:
     "seed": config.seed,
     "data_set": [source.title, len(source), zlib.crc32("\n".join(source.ids).encode()), config.data.size],
     "categories": source.categories,
-    "warmup": {key: chosen["warmup"][key] for key in ("steps", "batch", "lr", "frames", "nonsense")},
+    "warmup": {
+      key: chosen["warmup"][key] for key in ("steps", "batch", "lr", "frames", "pictures", "nonsense")
+    },
     "model": {key: chosen["model"][key] for key in ("visual", "visual_args", "audio", "audio_args", "dtype")},
     "noising": chosen["noising"],
     "augment": chosen["augment"],
@@ -196,7 +199,9 @@ def _train(config: Any, variables: Mapping[str, Any], source: Any) -> tuple[dict
   mesh = meshes.make_mesh(config.warmup.batch)
   recogniser = build_recogniser(config, len(source.categories) + 2)
   frames, sound = example_inputs(config)
-  start = initialise(recogniser, frames, getattr(sound, "mono", sound), seed=config.seed)  # it hears no direction
+  start = initialise(
+    recogniser, frames, getattr(sound, "mono", sound), seed=config.seed
+  )  # it hears no direction
   start.setdefault("batch_stats", {})
   adopt(start, variables, "the model's start")
   rule = optax.adamw(optax.cosine_decay_schedule(config.warmup.lr, config.warmup.steps), weight_decay=1e-4)
@@ -205,14 +210,14 @@ def _train(config: Any, variables: Mapping[str, Any], source: Any) -> tuple[dict
     def loss(params: Any) -> tuple[Array, tuple]:
       (seen, heard), moved = recogniser.apply(
         {"params": params, "batch_stats": statistics},
-        some_frames(batch.frames, config.warmup.frames, key),
+        some_frames(batch.frames, config.warmup.frames, key, config.warmup.pictures),
         sound_of(recogniser, batch),
         train=True,
         rngs={"dropout": key},
         mutable=["batch_stats"],
       )
       visible, sounding = labels(batch)
-      visible = visible[:, : seen.shape[1]]
+      visible = visible[: seen.shape[0], : seen.shape[1]]
       total = naming_loss(seen, visible) + naming_loss(heard, sounding)
       figures = {"loss": total, "seen": accuracy(seen, visible), "heard": accuracy(heard, sounding)}
       return total, (figures, moved.get("batch_stats", statistics))

@@ -315,6 +315,7 @@ def get_config() -> ConfigDict:
   config.warmup.batch = 32
   config.warmup.lr = 1e-3
   config.warmup.frames = 0  # pictures of each clip that are named, from a random second on; 0: all
+  config.warmup.pictures = 0  # clips of each batch that are looked at; 0: all. All are listened to
   config.warmup.nonsense = 0.2  # share of clips that get silence or noise, two classes of their own
   config.warmup.folder = ""  # where it is kept and found again; empty: in the work directory
 

@@ -38,7 +38,9 @@ def test_neighbouring_frames_from_a_random_second_or_all_of_them():
     starts.add(int(some[0, 0, 0, 0, 0]))
   assert starts == {0, 1, 2, 3}
   for count in (0, 5, 9):
-    assert warmup.some_frames(frames, count, jax.random.key(0)) is frames
+    np.testing.assert_array_equal(warmup.some_frames(frames, count, jax.random.key(0)), frames)
+  one = warmup.some_frames(frames, 2, jax.random.key(3), clips=1)
+  np.testing.assert_array_equal(one, warmup.some_frames(frames, 2, jax.random.key(3))[:1])
 
 
 @pytest.mark.parametrize("system", ["ravs", "sdavs"])
@@ -55,7 +57,7 @@ def test_the_last_map_and_the_embedding_are_warmed_up_whatever_the_system_reads(
 def test_it_names_better_than_chance_is_kept_and_found_again(small, devices, tmp_path, same, monkeypatch):
   devices(1)
   config = small({
-    "warmup.steps": 60, "warmup.batch": 8, "warmup.lr": 3e-3, "warmup.frames": 3,
+    "warmup.steps": 60, "warmup.batch": 8, "warmup.lr": 3e-3, "warmup.frames": 3, "warmup.pictures": 6,
     "data.clips": {"train": 8, "val": 2, "test": 2},
     "debias.guide": "cosine_calibrated", "model.tpavi_stages": (), "model.audio_args.width": 1 / 16,
   })  # fmt: skip
