@@ -49,6 +49,8 @@ class Film:
   def __enter__(self) -> "Film":
     import av
 
+    if not self.path.parent.is_dir():
+      raise InputError(f"{self.path} cannot be written: its folder is not there; make it or give another.")
     self.partial = self.path.with_name(f".{self.path.stem}.{os.getpid()}.partial.mp4")
     try:
       self.container = av.open(
@@ -133,7 +135,8 @@ class Film:
       with contextlib.suppress(Exception) if kind is not None else self._explained():
         self.container.close()
       if kind is None:
-        os.replace(self.partial, self.path)
+        with self._explained():
+          os.replace(self.partial, self.path)
       else:
         self.partial.unlink(missing_ok=True)
 

@@ -29,12 +29,13 @@ def paint(
   picture = frame.copy()
   if not mask.any():
     return picture
-  rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-  box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))  # only there is anything to do
+  width = max(1, min(frame.shape[:2]) // 360)
+  rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))  # only there is anything to do
+  box = tuple(slice(max(0, line[0] - width), line[-1] + 1 + width) for line in (rows, columns))
   inside, area = mask[box], picture[box]
   tint = np.asarray(colour, np.uint8) if isinstance(colour, tuple) else colour[box][inside]
   area[inside] = ((1 - OPACITY) * area[inside] + OPACITY * tint).astype(np.uint8)
-  area[edge(inside, max(1, min(frame.shape[:2]) // 360))] = EDGE
+  area[edge(inside, width)] = EDGE
   return picture
 
 

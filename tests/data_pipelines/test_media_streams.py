@@ -17,7 +17,7 @@ def sine(seconds: float, rate_hz: int, channels: int = 1) -> np.ndarray:
 
 
 def write(path, *, seconds=2.0, fps=10, rate_hz=16_000, channels=1, times=None, rotation=0, offset_s=0.0):
-  """Pictures whose brightness counts up from 40 by 4 a picture, again after 50, or CORNER where they are turned; a tone of 440 Hz."""
+  """A tone of 440 Hz; pictures 4 brighter each, from 40 on, again after 50; CORNER where they are turned."""
   sounds = [(rate_hz, channels)] if channels else []
   with Film(path, (48, 64), float(fps), sounds, rotation=rotation) as film:
     for k, time_s in enumerate(times or [k / fps for k in range(round(seconds * fps))]):
