@@ -145,8 +145,11 @@ class Arrays:
       "classes": said.coarse_classes,
     }
     for name, value in values.items():
-      if value is not None:
-        self.columns.setdefault(name, Column(self.path.with_name(f".{name}.raw"))).add(np.asarray(value))
+      if value is None:
+        continue
+      if name not in self.columns:
+        self.columns[name] = Column(self.path.with_name(f".{name}.raw"))
+      self.columns[name].add(np.asarray(value))
 
   def __exit__(self, kind: Any, *_: Any) -> None:
     try:

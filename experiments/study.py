@@ -14,7 +14,9 @@ from avs_jax import variants
 from avs_jax.errors import InputError
 from experiments.paper_rows import PaperRow
 
-Form = Literal["conditions", "conditions_mixed", "globals", "unseen", "mixed", "against", "frontier"]
+Form = Literal[
+  "conditions", "conditions_mixed", "globals", "unseen", "mixed", "against", "frontier", "kinds", "kinds_against"
+]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,10 +55,11 @@ class Table:
     form: conditions: own sound, each negative, G; conditions_mixed: and the own sound under each noise of
       `eval.noise_mix`; globals: G alone; unseen: a line for each unseen sound; mixed: a line for the own sound
       and one for it under each noise; against: what each line loses against one of them; frontier: the highest
-      positive IoU at bounds of G-FPR.
+      positive IoU at bounds of G-FPR; kinds: own sound on all clips, where sounds come and go, and on two of a kind;
+      kinds_against: what each line gains on these against one row.
     labels: heads of the columns of words.
     paper: the printed lines that stand beside ours.
-    against: of that form, the row that the others are compared with.
+    against: of these forms, the row that the others are compared with.
   """
 
   name: str
@@ -94,7 +97,7 @@ class Study:
         f"study {self.name}: rows need names, each its own; found {', '.join(names) or 'none'}."
       )
     asked = [line.row for table in self.tables for line in table.lines]
-    asked += [table.against for table in self.tables if table.form == "against"]
+    asked += [table.against for table in self.tables if table.form in ("against", "kinds_against")]
     unknown = sorted({*asked, *self.similarity, *self.frontier, *self.pictures} - set(names))
     if unknown:
       raise InputError(f"study {self.name}: there is no row {unknown[0]!r}; the rows are {', '.join(names)}.")

@@ -13,6 +13,8 @@ Records = Mapping[str, Sequence[Mapping[str, Any]]]  # row -> its records, one a
 
 # Forms with a line for each sound of each row.
 _BY_SOUND = ("unseen", "mixed")
+# The own sound on all clips, and on those of one kind.
+_KINDS = {"positive": "own", "positive_switch": "switching", "positive_pair": "two of a kind"}
 _SOUNDS = {"silence": "silence", "noise": "noise", "offscreen": "off-screen"}
 # Heads of the figures of each form; the metric's family, never a bare "mIoU".
 _HEADS = {
@@ -33,6 +35,10 @@ _HEADS = {
     *(f"mask sweep, g_fpr <= {limit:g}" for limit in frontier.LIMITS),
     *(f"mask and gate, g_fpr <= {limit:g}" for limit in frontier.LIMITS),
   ),
+  "kinds": tuple(f"{kind} {figure}" for kind in _KINDS.values() for figure in ("iou_frame", "f_max_batch20")),
+  "kinds_against": tuple(
+    f"{kind}: {what}" for kind in _KINDS.values() for what in ("gained iou_frame", "seeds that gain")
+  ),
 }  # fmt: skip
 _COLUMNS = {
   "conditions": (
@@ -41,6 +47,7 @@ _COLUMNS = {
     ("global", "g_iou"), ("global", "g_f"), ("global", "g_fpr"),
   ),
   "globals": (("global", "g_iou"), ("global", "g_f"), ("global", "g_fpr")),
+  "kinds": tuple((kind, figure) for kind in _KINDS for figure in ("iou_frame", "f_max_batch20")),
 }  # fmt: skip
 
 
@@ -130,6 +137,20 @@ def _against_cells(table: Table, line: Line, records: Records) -> list[str]:
   return [spread(own, names[0]), *shown, *stated, f"{worse} of {len(known)}", verdict if known else dash]
 
 
+def _kinds_against_cells(table: Table, line: Line, records: Records) -> list[str]:
+  """What a line gains on clips of each kind against `table.against`, seed by seed, and how many seeds gain."""
+  whole = {record["seed"]: record for record in records.get(table.against, ())}
+  pairs = [(whole[each["seed"]], each) for each in records[line.row] if each["seed"] in whole]
+  shown = []
+  for kind in _KINDS:
+    values = [
+      (figure(before, kind, "iou_frame"), figure(after, kind, "iou_frame")) for before, after in pairs
+    ]
+    gained = [after - before for before, after in values if before is not None and after is not None]
+    shown += [spread(gained, "iou_frame"), f"{sum(gain > 0 for gain in gained)} of {len(gained)}"]
+  return shown
+
+
 def _loss(before: Mapping[str, Any], after: Mapping[str, Any], name: str) -> float | None:
   first, second = figure(before, "positive", name), figure(after, "positive", name)
   return None if first is None or second is None else first - second
@@ -190,9 +211,10 @@ def build(table: Table, records: Records) -> tuple[list[str], list[list[str]], l
   asked = {line.row: records[line.row] for line in table.lines if line.row in records}
   mixes = mixed_sounds(asked)
   header = ["data", *words, *heads(table.form, asked), "seeds"]
+  special = {"against": _against_cells, "kinds_against": _kinds_against_cells}.get(table.form)
   doubts: dict[str, str] = {}
   rows = []
-  for row in () if table.form == "against" else table.paper:
+  for row in () if "against" in table.form else table.paper:
     mark = ""
     if row.doubt:
       mark = doubts.setdefault(row.doubt, f"†{len(doubts) + 1}")
@@ -212,7 +234,7 @@ def build(table: Table, records: Records) -> tuple[list[str], list[list[str]], l
     rows.append([
       f"{some[0]['data_set']}, ours",
       *labels,
-      *(_against_cells(table, line, asked) if table.form == "against" else cells(some, table.form, sound, mixes)),
+      *(special(table, line, records) if special else cells(some, table.form, sound, mixes)),
       ", ".join(str(record["seed"]) for record in some),
     ])  # fmt: skip
   notes = [f"{mark} {doubt}." for doubt, mark in doubts.items()]
@@ -240,6 +262,8 @@ def _printed(row: PaperRow, form: str, mixes: int = 0) -> list[str]:
   own = [dash] * 2 if row.own is None else [f"{value:.{digits}f}" for value in row.own]
   if form == "mixed":
     return [*own, dash, dash]
+  if form == "kinds":
+    return [*own, *[dash] * (len(_HEADS[form]) - 2)]
   own += [dash] * (2 * mixes if form == "conditions_mixed" else 0)
   triples = [dash] * 9
   if row.negatives is not None:
@@ -262,6 +286,13 @@ def notes_of(table: Table, records: Records) -> list[str]:
     )
   elif table.form == "against":
     notes.append('Lost against the whole model with the same seed; "holds" where every seed loses iou_frame.')
+  elif table.form == "kinds":
+    notes.append(
+      "Own sound: on all test clips; on those in which an object sounds in some seconds only; on those that show two"
+      " of one category, of which one sounds."
+    )
+  elif table.form == "kinds_against":
+    notes.append(f"Gained against the row {table.against} with the same seed, on the same clips.")
   elif table.form == "unseen":
     notes.append("Against the object's own mask: low is good.")
   elif table.form == "mixed":
