@@ -29,6 +29,7 @@ from avs_jax.errors import InputError
 from avs_jax.initial import constant, normal, torch_default
 from avs_jax.initialise import initialise
 from avs_jax.model import adopt, example_inputs
+from avs_jax.optimizer import scale_by_prefix
 from avs_jax.step import sound_of
 from avs_jax.systems.system import System
 from avs_jax.types import AnyArray, Batch, Condition, Sound
@@ -173,6 +174,7 @@ def ingredients(config: Any, source: Any) -> dict[str, Any]:
     "noising": chosen["noising"],
     "augment": chosen["augment"],
     "init": chosen["init"],
+    "multipliers": chosen["optimizer"]["multipliers"],
   }
   return json.loads(json.dumps(found, sort_keys=True))
 
@@ -204,7 +206,12 @@ def _train(config: Any, variables: Mapping[str, Any], source: Any) -> tuple[dict
   )  # it hears no direction
   start.setdefault("batch_stats", {})
   adopt(start, variables, "the model's start")
-  rule = optax.adamw(optax.cosine_decay_schedule(config.warmup.lr, config.warmup.steps), weight_decay=1e-4)
+  rule = optax.chain(
+    optax.adamw(optax.cosine_decay_schedule(config.warmup.lr, config.warmup.steps), weight_decay=1e-4),
+    scale_by_prefix(
+      dict(config.optimizer.multipliers), {}
+    ),  # or pretrained weights would not survive the start
+  )
 
   def step(params: Any, statistics: Any, memory: Any, batch: Batch, key: Array) -> tuple:
     def loss(params: Any) -> tuple[Array, tuple]:

@@ -19,8 +19,9 @@ recipe (paper):
   paper         negative pairs and the cosine guide; AVSegFormer's loss gets a term with gradient on empty masks
   as_published  what the released code does: the guide reads the sound as AVSegFormer projects it, Dice alone (no
                 gradient on empty masks), silence and off-screen only, another front end for negatives
-  grounded      ours: a calibrated guide cell by cell, in-batch mismatches as off-screen negatives, made-up tones among
-                the noise, and the mask's probability times the guide's, in training and in inference
+  grounded      ours: a calibrated guide cell by cell, in-batch mismatches as off-screen negatives, silence, noise and
+                made-up tones as decoys beside each clip's own sound, and the mask's probability times the guide's, in
+                training and in inference; no clip is given up, so masks learn from as many pairs as the prior's
 """
 
 import copy
@@ -42,8 +43,8 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "debias": {"guide": "cosine"},
   },
   "grounded": {
-    "negatives": {"fraction": 0.15, "silence": 0.5, "noise": 2.0, "offscreen": 0.5, "tones": 6},
-    "debias": {"guide": "localised", "mismatch": 1.0, "gate": True, "gate_training": True},
+    "negatives": {"fraction": 0.0, "silence": 0.5, "noise": 2.0, "tones": 6},
+    "debias": {"guide": "localised", "mismatch": 1.0, "decoys": 1.0, "gate": True, "gate_training": True},
   },
 }
 
