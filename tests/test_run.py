@@ -9,7 +9,13 @@ import time
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
+
+from avs_jax import bundle
+from avs_jax.film import Film
+from avs_jax.model import build_model, starting_variables
+from configs import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = [
@@ -62,6 +68,20 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
     ([], "--config is missing, e.g. --config=configs/quickstart.py"),
     (["--mode=eval", "--workdir=nowhere"], "nowhere/config.json is not there; give --config"),
     (["--mode=convert", "one.pth"], "--mode=convert takes IN OUT.safetensors"),
+    (["--mode=predict", "--input=a.mp4"], "--mode=predict needs --input=VIDEO"),
+    (
+      ["--mode=predict", "--input=nowhere.mp4", "--output=nowhere"],
+      "nowhere.mp4: there is no such file or folder",
+    ),
+    (["--mode=predict", "--every=hour"], "--every=hour: value should be one of"),
+    (
+      ["--mode=listen", "--input=run.py", "--output=nowhere", "--weights=nowhere.safetensors"],
+      "nowhere.safetensors: there is no such weight file",
+    ),
+    (
+      ["--mode=listen", "--input=run.py", "--output=nowhere", "--workdir=nowhere", "--weights=a.safetensors"],
+      "give either --workdir=RUN or --weights=FILE, no --config",
+    ),
   ],
 )
 def test_a_mistake_is_one_sentence_and_status_2(arguments, said):
@@ -95,6 +115,31 @@ def test_a_trained_folder_alone_is_judged_to_the_digit(tmp_path):
   assert {k: v for k, v in again["record"].items() if k not in drop} == {
     k: v for k, v in first["record"].items() if k not in drop
   }
+
+
+@pytest.mark.slow
+def test_videos_are_predicted_by_a_file_alone_and_failures_end_with_status_1(tmp_path):
+  config = tiny.get_config()
+  config.data.seconds, config.data.size = 2, 32
+  weights = tmp_path / "model.safetensors"
+  variables = starting_variables(config, build_model(config))
+  bundle.save(weights, variables, json.loads(config.to_json_best_effort()), {"title": "untrained"})
+  (tmp_path / "in").mkdir()
+  (tmp_path / "in" / "b.mp4").write_bytes(b"nothing")
+  with Film(tmp_path / "in" / "a.mp4", (36, 48), 5.0, [(8_000, 1)]) as film:
+    for k in range(12):
+      film.picture(np.full((36, 48, 3), 20 * k, np.uint8), k / 5)
+      film.sound(np.full((1_600, 1), 0.1, np.float32))
+  arguments = ("--mode=predict", f"--weights={weights}", f"--input={tmp_path}/in", f"--output={tmp_path}/out")
+  done = run(*arguments, "--write=overlay,masks,rle,csv,npz")
+  assert done.returncode == 1, done.stderr
+  assert "1 of 2 inputs failed:" in done.stderr and "b.mp4 cannot be read as a video" in done.stderr
+  assert "Traceback" not in done.stderr
+  names = {path.name for path in (tmp_path / "out" / "a").iterdir()}
+  assert names == {"overlay.mp4", "masks", "masks.json", "timeline.csv", "arrays.npz", "done.json"}
+  (tmp_path / "in" / "b.mp4").unlink()
+  done = run(*arguments, "--write=overlay,masks,rle,csv,npz")
+  assert done.returncode == 0 and "done before" in done.stderr, done.stderr
 
 
 @pytest.mark.slow

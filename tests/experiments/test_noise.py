@@ -1,0 +1,122 @@
+"""Finished runs are judged under noise once, and tables and figure are made from what was kept."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from avs_jax.errors import InputError
+from configs import common, tiny
+from experiments import noise
+
+KINDS, LEVELS = ["brown", "made_train"], [10.0, 0.0]
+
+
+def finished(folder, name: str, digest: str = "ab") -> str:
+  """The folder of a run that has been judged."""
+  home = Path(folder) / name
+  home.mkdir(parents=True)
+  (home / "config.json").write_text(tiny.get_config("sdavs").to_json_best_effort())
+  (home / "scoreboard.json").write_text(json.dumps({"record": {"weights_digest": digest}}))
+  return str(home)
+
+
+@pytest.fixture
+def judged(monkeypatch):
+  """Judging that takes no time; the list holds the sounds asked for."""
+  asked = []
+
+  def judge_run(workdir, config, kinds, levels, record):
+    record |= {"data_set": "generated clips (stand-in)", "is_stand_in": True, "clips": 3}
+    for way in ((), tuple(levels)):
+      own = noise.with_noise(config, kinds, way)
+      from data_pipelines import sounds
+
+      for name in sounds.names(own):
+        if name not in record["figures"]:
+          worse = 0.2 * ("0db" in name) + 0.01 * ("x0.1" in name) + 0.1 * ("without" in workdir)
+          record["figures"][name] = {
+            "iou_frame": 0.8 - worse,
+            "f_max_batch20": 0.9,
+            "f_at_half": 0.9,
+            "fpr": 0.1,
+          }
+          asked.append(name)
+          yield name
+
+  monkeypatch.setattr(noise, "judge_run", judge_run)
+  return asked
+
+
+def test_runs_are_found_by_row_and_seed(tmp_path):
+  for name in ("whole-0", "whole-1", "without_snrp-0"):
+    finished(tmp_path, name)
+  found = noise.find_runs([f"{tmp_path}/*"])
+  assert found["whole"] == {0: f"{tmp_path}/whole-0", 1: f"{tmp_path}/whole-1"}
+  assert set(found) == {"whole", "without_snrp"}
+
+
+def test_what_is_no_run_is_one_sentence(tmp_path):
+  with pytest.raises(InputError, match="--runs=.*nothing: no run is there"):
+    noise.find_runs([f"{tmp_path}/nothing"])
+  finished(tmp_path, "plain")
+  with pytest.raises(InputError, match="plain: its name should end in a seed"):
+    noise.find_runs([f"{tmp_path}/plain"])
+  with pytest.raises(InputError, match="--snr-db=loud is not a list of numbers"):
+    noise.main([f"--runs={tmp_path}", "--snr-db=loud"])
+  home = finished(tmp_path, "open-0")
+  Path(home, "scoreboard.json").unlink()
+  with pytest.raises(InputError, match="open-0: the run is not finished"):
+    noise.sweep({"open": {0: home}}, str(tmp_path), KINDS, LEVELS, 0)
+
+
+def test_only_own_sounds_are_judged_by_the_papers_factor_or_by_decibels():
+  config = common.get_config()
+  with config.unlocked():
+    config.eval.unseen = ("thunder",)
+    config.eval.noise_mix.factor = 0.5
+  own = noise.with_noise(config, KINDS, ())
+  assert own.eval.conditions == ("positive",) and own.eval.unseen == () and own.eval.noise_mix.factor == 0.1
+  assert noise.with_noise(config, KINDS, LEVELS).eval.noise_mix.snr_db == (10.0, 0.0)
+
+
+def test_the_command_goes_on_where_it_stopped_and_judges_anew_what_was_trained_anew(tmp_path, judged):
+  runs = {"whole": {0: finished(tmp_path, "whole-0")}}
+  folder = str(tmp_path / "records")
+  noise.sweep(runs, folder, ["brown"], LEVELS, 0)
+  assert judged == ["positive", "mixed_brown_x0.1", "mixed_brown_10db", "mixed_brown_0db"]
+  judged.clear()
+  found = noise.sweep(runs, folder, KINDS, LEVELS, 0)
+  assert judged == ["mixed_made_train_x0.1", "mixed_made_train_10db", "mixed_made_train_0db"]
+  assert len(found["whole"][0]["figures"]) == 7
+  judged.clear()
+  Path(runs["whole"][0], "scoreboard.json").write_text(json.dumps({"record": {"weights_digest": "other"}}))
+  noise.sweep(runs, folder, ["brown"], LEVELS, 0)
+  assert len(judged) == 4
+
+
+def test_the_page_has_the_sweep_table_nine_and_a_figure(tmp_path, judged):
+  for name in ("whole-0", "whole-1", "without_snrp-0"):
+    finished(tmp_path / "runs", name)
+  page = tmp_path / "results.md"
+  page.write_text("# Results\n")
+  noise.main([
+    f"--runs={tmp_path}/runs/*", "--name=study", "--kinds=brown", "--snr-db=10,0", f"--records={tmp_path}/records",
+    f"--output={tmp_path}/out", f"--into={page}",
+  ])  # fmt: skip
+  text = (tmp_path / "out" / "noise.md").read_text()
+  assert "| whole | brown | 80.0 ± 0.0 | 60.0 ± 0.0 | 60.0 ± 0.0 | 0, 1 |" in text
+  assert "| without_snrp | brown | 70.0 | 50.0 | 50.0 | 0 |" in text
+  assert "| AVSBench-MS3, printed | own + Brownian noise x0.1 | without_snrp | 68.8 | 76.5 |" in text
+  assert "| own + brown x0.1 | whole | 79.0 ± 0.0 | 90.0 ± 0.0 | 1.0 ± 0.0 | 0, 1 |" in text
+  assert "STAND-IN DATA" in text and (tmp_path / "out" / "noise.png").stat().st_size > 5000
+  assert "out/noise.png" in page.read_text()
+
+
+def test_runs_of_different_data_share_no_table(tmp_path):
+  records = {
+    name: [{"figures": {}, "seed": 0, "data_set": name, "clips": 3, "is_stand_in": True}]
+    for name in ("a", "b")
+  }
+  with pytest.raises(InputError, match="these are of different data"):
+    noise.write(str(tmp_path), "T", records, KINDS, LEVELS, "command")
