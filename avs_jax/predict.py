@@ -64,7 +64,7 @@ class Predictor:
     self.class_names, self.name = tuple(class_names), name or config.title or config.model.system
     self.seconds, self.size = config.data.seconds, config.data.size
     self.batch = batch or (1 if jax.default_backend() == "cpu" else 8)
-    self.takes_waveform = takes_waveform(config.model.audio)
+    self.takes_waveform, self.stereo = takes_waveform(config.model.audio), config.model.stereo
     self.weights_digest = combined(digest(variables))
     mesh = meshes.make_mesh(self.batch)
     self._mesh = mesh
@@ -84,7 +84,12 @@ class Predictor:
     from avs_jax.model import build_model
     from configs import common
 
-    config, variables = common.from_workdir(workdir), load_variables(workdir)
+    config = common.from_workdir(workdir)
+    if config.variants:
+      raise InputError(
+        f"{workdir} holds several runs; give one of them, e.g. --workdir={os.path.join(workdir, min(config.variants))}."
+      )
+    variables = load_variables(workdir)
     if config.marks.kind != "none":
       _check_marks(config, workdir)
       mark = perception.build(config, build_model(config), variables, workdir, may_fit=False)
@@ -200,7 +205,7 @@ class Predictor:
     pictures = itertools.tee(video.seconds(footage, start=start, end=end, fit=self.fit), len(sounds))
     streams = []
     for seconds, other in zip(pictures, sounds.values(), strict=True):
-      waves = video.sound_seconds(other, start, end)
+      waves = video.sound_seconds(other, start, end, stereo=self.stereo)
       heard = (dataclasses.replace(each, sound=wave) for each, wave in zip(seconds, waves, strict=False))
       streams.append(self._predictions(other, heard, stride or self.seconds, threshold))
     for found in zip(*streams, strict=True):
@@ -211,7 +216,7 @@ class Predictor:
   ) -> Iterator[Prediction]:
     from data_pipelines import video
 
-    seconds = video.seconds(footage, every=every, start=start, end=end, fit=self.fit)
+    seconds = video.seconds(footage, every=every, start=start, end=end, fit=self.fit, stereo=self.stereo)
     return self._predictions(footage, seconds, stride, threshold)
 
   def _predictions(
@@ -274,16 +279,20 @@ class Predictor:
 
   def _hear(self, window: windows.Window) -> dict[str, np.ndarray]:
     """A window's sound as the model takes it; what a short video lacks repeats its last example."""
-    if not window.heard:
-      from data_pipelines.audio import clip_log_mel
+    if window.heard:
+      return window.heard
+    from data_pipelines.audio import clip_log_mel
+    from data_pipelines.stereo import pan
 
-      present = len(window.frames)
-      missing = self.seconds - present
-      log_mel = clip_log_mel(window.sound, present)
-      window.heard["log_mel"] = np.pad(log_mel, ((0, missing), (0, 0), (0, 0)), mode="edge")
-      if self.takes_waveform:
-        rows = window.sound.reshape(present, -1).astype(np.float32)
-        window.heard["waveform"] = np.pad(rows, ((0, missing), (0, 0)))
+    present = len(window.frames)
+    missing = self.seconds - present
+    mono = window.sound.mean(axis=1) if self.stereo else window.sound
+    log_mel = clip_log_mel(mono, present)
+    window.heard["log_mel"] = np.pad(log_mel, ((0, missing), (0, 0), (0, 0)), mode="edge")
+    if self.takes_waveform:
+      window.heard["waveform"] = np.pad(mono.reshape(present, -1).astype(np.float32), ((0, missing), (0, 0)))
+    if self.stereo:
+      window.heard["pan"] = np.pad(pan(window.sound, present), ((0, missing), (0, 0)))
     return window.heard
 
 

@@ -77,7 +77,7 @@ class Second:
     times_s: from when each picture stands for its part of the second; one that was on before counts from `start_s`.
     pictures_s: when each picture came on.
     frames: what `fit` made of the pictures; never empty.
-    sound: mono float32 at 16 kHz.
+    sound: float32 at 16 kHz, mono; [16000, 2], left and right, where `stereo` was asked for.
   """
 
   start_s: float
@@ -85,7 +85,7 @@ class Second:
   times_s: tuple[float, ...]
   pictures_s: tuple[float, ...]
   frames: tuple[Any, ...]
-  sound: Float[np.ndarray, "16000"]
+  sound: Float[np.ndarray, "16000"] | Float[np.ndarray, "16000 2"]
 
 
 def find(source: str | Path) -> list[str]:
@@ -180,6 +180,7 @@ def seconds(
   start: float = 0.0,
   end: float | None = None,
   fit: Callable[[UInt8[np.ndarray, "H W 3"]], Any] = lambda picture: picture,
+  stereo: bool = False,
 ) -> Iterator[Second]:
   """Reads the footage once, from `start` to `end`.
 
@@ -187,11 +188,12 @@ def seconds(
     every: "second" gives the picture that is on in the middle of each second, "frame" all that come on in it; a
       second in which none comes on has the one that is still on.
     fit: applied to each picture that is given out, e.g. a resize; only its result is kept.
+    stereo: where the sound comes from is wanted: its first two channels, or one twice.
 
   Raises:
     InputError: `start` lies beyond the last picture.
   """
-  heard = sound_seconds(footage, start, end)
+  heard = sound_seconds(footage, start, end, stereo=stereo)
   stream = (p for p in footage.pictures(start) if end is None or p.time_s < end)
   now, ahead = None, next(stream, None)
   if ahead is None or ahead.time_s + ahead.duration_s <= start:
@@ -218,49 +220,61 @@ def seconds(
 
 
 def sound_seconds(
-  footage: Footage, start: float = 0.0, end: float | None = None
-) -> Iterator[Float[np.ndarray, "16000"]]:
-  """Mono float32 at 16 kHz, a second a time from `start`; silence where the sound has ended, without end."""
+  footage: Footage, start: float = 0.0, end: float | None = None, *, stereo: bool = False
+) -> Iterator[Float[np.ndarray, "16000"] | Float[np.ndarray, "16000 2"]]:
+  """The sound at 16 kHz, a second a time from `start`; silence where it has ended, without end."""
   left = math.inf if end is None else round((end - start) * SAMPLE_RATE_HZ)
-  kept = np.zeros(0, np.float32)
-  for block in at_16_khz(footage.blocks(start), footage.rate_hz):
+  kept = np.zeros((0, 1 + stereo), np.float32)
+  for block in at_16_khz(folded(footage.blocks(start), stereo), footage.rate_hz):
     kept = np.concatenate([kept, block[: int(min(left, len(block)))]])
     left -= len(block)
     while len(kept) >= SAMPLE_RATE_HZ:
-      yield kept[:SAMPLE_RATE_HZ]
+      yield kept[:SAMPLE_RATE_HZ] if stereo else kept[:SAMPLE_RATE_HZ, 0]
       kept = kept[SAMPLE_RATE_HZ:]
     if left <= 0:
       break
-  yield np.pad(kept, (0, SAMPLE_RATE_HZ - len(kept)))
   while True:
-    yield np.zeros(SAMPLE_RATE_HZ, np.float32)
+    second = np.pad(kept, ((0, SAMPLE_RATE_HZ - len(kept)), (0, 0)))
+    yield second if stereo else second[:, 0]
+    kept = kept[:0]
 
 
-def at_16_khz(blocks: Blocks, rate_hz: int) -> Iterator[Float[np.ndarray, "n"]]:
-  """The mean of the channels, resampled a second a time: the same samples as `audio.resample` of the whole.
+def folded(blocks: Blocks, stereo: bool) -> Blocks:
+  """The mean of the channels [n, 1], or left and right [n, 2]."""
+  for block in blocks:
+    yield np.broadcast_to(block[:, :2], (len(block), 2)) if stereo else block.mean(axis=1, keepdims=True)
+
+
+def at_16_khz(blocks: Blocks, rate_hz: int) -> Blocks:
+  """Resampled a second a time: the same samples as `audio.resample` of the whole.
 
   Each piece is resampled with as much of its neighbours as the filter reaches.
   """
   if rate_hz == SAMPLE_RATE_HZ:
-    yield from (block.mean(axis=1).astype(np.float32) for block in blocks)
+    yield from (block.astype(np.float32) for block in blocks)
     return
   divisor = math.gcd(rate_hz, SAMPLE_RATE_HZ)
   up, down = SAMPLE_RATE_HZ // divisor, rate_hz // divisor
   reach = math.ceil((audio.ZERO_CROSSINGS + 1) * max(1.0, down / up)) + 2
   units = -(-reach // down)  # a whole number of both grids
   before, context, context_out = 0, units * down, units * up
-  kept = np.zeros(0)
+  kept = None
   for block in blocks:
-    kept = np.concatenate([kept, block.mean(axis=1, dtype=np.float64)])
+    block = block.astype(np.float64)
+    kept = block if kept is None else np.concatenate([kept, block])
     while len(kept) >= before + rate_hz + context:
-      piece = audio.resample(kept[: before + rate_hz + context], rate_hz, SAMPLE_RATE_HZ)
+      piece = _resampled(kept[: before + rate_hz + context], rate_hz)
       skip = context_out if before else 0
-      yield piece[skip : skip + SAMPLE_RATE_HZ].astype(np.float32)
+      yield piece[skip : skip + SAMPLE_RATE_HZ]
       kept = kept[before + rate_hz - context :]
       before = context
-  if len(kept) > before:
-    rest = audio.resample(kept, rate_hz, SAMPLE_RATE_HZ)
-    yield rest[context_out if before else 0 :].astype(np.float32)
+  if kept is not None and len(kept) > before:
+    yield _resampled(kept, rate_hz)[context_out if before else 0 :]
+
+
+def _resampled(block: Float[np.ndarray, "n channels"], rate_hz: int) -> Float[np.ndarray, "m channels"]:
+  columns = [audio.resample(column, rate_hz, SAMPLE_RATE_HZ) for column in block.T]
+  return np.stack(columns, axis=-1).astype(np.float32)
 
 
 def _nothing(start_s: float) -> Blocks:

@@ -19,6 +19,7 @@ class Bright(Predictor):
 
   def __init__(self, digest="0"):
     self.seconds, self.size, self.batch, self.class_names = 2, 16, 1, ()
+    self.stereo = False
     self.name, self.weights_digest, self.asked = "bright", digest, 0
 
   def _judge(self, group):

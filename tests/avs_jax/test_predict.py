@@ -6,8 +6,9 @@ import json
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
-from avs_jax import bundle
+from avs_jax import bundle, windows
 from avs_jax.errors import InputError
 from avs_jax.model import build_model, starting_variables
 from avs_jax.predict import Predictor
@@ -86,6 +87,25 @@ def test_a_saved_file_needs_nothing_else(model, predictor, footage, tmp_path):
   assert again.weights_digest == predictor.weights_digest
   for one, other in zip(again.predict(footage), predictor.predict(footage), strict=True):
     np.testing.assert_array_equal(one.coarse, other.coarse)
+
+
+def test_a_model_that_asks_for_directions_is_told_them(small):
+  config = small({"model.stereo": True})
+  predictor = Predictor(config, {"params": {}, "batch_stats": {}})
+  left = np.stack([np.full(RATE, 0.3), np.zeros(RATE)], axis=1) * np.sin(np.arange(RATE) / 3)[:, None]
+  window = windows.Window(0, [np.zeros((32, 32, 3), np.uint8)], left.astype(np.float32), [None], {})
+  heard = predictor._hear(window)
+  assert heard["pan"].shape == (2, 64) and heard["log_mel"].shape == (2, 96, 64)
+  assert heard["pan"][0].min() < -1 and not heard["pan"][1].any()
+
+
+def test_a_folder_of_several_runs_is_not_taken_for_one(small, tmp_path):
+  config = small()
+  with config.unlocked():
+    config.variants = ConfigDict({"vanilla": {}, "robust": {}})
+  (tmp_path / "config.json").write_text(config.to_json_best_effort())
+  with pytest.raises(InputError, match="holds several runs; give one of them, e.g. --workdir=.*robust"):
+    Predictor.from_run(str(tmp_path))
 
 
 def test_settings_that_make_no_sense_are_refused_at_once(predictor, footage):

@@ -1,5 +1,6 @@
 """Footage of any kind second by second; memory does not grow with its length."""
 
+import dataclasses
 import tracemalloc
 
 import numpy as np
@@ -25,7 +26,7 @@ def frames(count: int) -> np.ndarray:
 def test_sound_resampled_piece_by_piece_is_that_resampled_whole(rate_hz):
   wave = noise(3.3, rate_hz=rate_hz)
   pieces = iter(np.split(wave[:, None], [1, 700, 700, 50_000, 50_011]))
-  found = np.concatenate(list(video.at_16_khz(pieces, rate_hz)))
+  found = np.concatenate(list(video.at_16_khz(pieces, rate_hz)))[:, 0]
   wanted = audio.resample(wave.astype(np.float64), rate_hz, RATE)
   np.testing.assert_allclose(found, wanted, atol=1e-6)
 
@@ -38,6 +39,21 @@ def test_seconds_hold_the_middle_picture_and_their_sound():
   assert found[-1].end_s == pytest.approx(3.5)
   heard = np.concatenate([each.sound for each in found])
   np.testing.assert_array_equal(heard, np.pad(wave, (0, RATE // 2)))
+
+
+def test_left_and_right_are_kept_apart_where_direction_is_wanted():
+  both = np.stack([noise(2, 1, 48_000), noise(2, 2, 48_000)], axis=1)
+  footage = dataclasses.replace(
+    video.of_arrays(frames(20), fps=10), rate_hz=48_000, channels=2, blocks=lambda start_s: iter([both])
+  )
+  apart = np.concatenate([each.sound for each in video.seconds(footage, stereo=True)])
+  for k in (0, 1):
+    np.testing.assert_allclose(apart[:, k], audio.resample(both[:, k].astype(float), 48_000, RATE), atol=1e-6)
+  mono = np.concatenate([each.sound for each in video.seconds(footage)])
+  np.testing.assert_allclose(apart.mean(axis=1), mono, atol=1e-6)
+  single = video.with_sound(footage, noise(2))
+  sound = next(video.seconds(single, stereo=True)).sound
+  np.testing.assert_array_equal(sound[:, 0], sound[:, 1])
 
 
 def test_every_frame_belongs_to_one_second():
