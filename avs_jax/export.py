@@ -5,16 +5,18 @@ FOLDER/model.safetensors   the weights and their config (avs_jax/bundle.py), for
 FOLDER/README.md           the model card: what it was trained on, how it was judged, how to load it
 """
 
+import contextlib
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.export
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 from flax import traverse_util
 
@@ -150,12 +152,24 @@ def lower(
 
     return jax.lax.map(one, inputs)
 
+  with unchecked():
+    try:
+      return jax.export.export(jax.jit(segment), platforms=PLATFORMS)(**specs), TOGETHER
+    except (TypeError, jax.errors.InconclusiveDimensionOperation) as error:
+      if isinstance(error, TypeError) and "_DimExpr" not in str(error):  # the symbol is not to blame
+        raise
+    return jax.export.export(jax.jit(in_turn), platforms=PLATFORMS)(**specs), IN_TURN
+
+
+@contextlib.contextmanager
+def unchecked() -> Iterator[None]:
+  """A batch that is a symbol is no `int`: where annotations are checked, they are not while it is traced."""
+  before = jaxtyping.config.jaxtyping_disable
+  jaxtyping.config.update("jaxtyping_disable", True)
   try:
-    return jax.export.export(jax.jit(segment), platforms=PLATFORMS)(**specs), TOGETHER
-  except (TypeError, jax.errors.InconclusiveDimensionOperation) as error:
-    if isinstance(error, TypeError) and "_DimExpr" not in str(error):  # the symbol is not to blame
-      raise
-  return jax.export.export(jax.jit(in_turn), platforms=PLATFORMS)(**specs), IN_TURN
+    yield
+  finally:
+    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 def describe(config: Any, variables: Mapping[str, Any], board: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -11,7 +11,6 @@ DELETE /api/jobs/<id>
 Nothing that is asked becomes a path: names are looked up in tables of what there is.
 """
 
-import dataclasses
 import logging
 import mimetypes
 import shutil
@@ -29,6 +28,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from avs_jax.web import jobs as queue
 from avs_jax.web.jobs import Full, Job, Jobs
+from avs_jax.web.samples import Sample
 
 log = logging.getLogger(__name__)
 
@@ -54,15 +54,6 @@ HEADERS = {
 }
 for kind, ending in (("video/mp4", ".mp4"), ("video/webm", ".webm"), ("text/javascript", ".js")):
   mimetypes.add_type(kind, ending)
-
-
-@dataclasses.dataclass(frozen=True)
-class Sample:
-  """A video that the page offers."""
-
-  name: str
-  path: Path
-  title: str
 
 
 class Refused(Exception):

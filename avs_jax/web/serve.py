@@ -20,7 +20,7 @@ def serve(predictor: Any, host: str = "127.0.0.1", port: int = 8000) -> None:
     InputError: the packages of requirements-web.txt are missing, or the address cannot be had.
   """
   check_packages()
-  from avs_jax.web import work
+  from avs_jax.web import samples, work
   from avs_jax.web.app import make_app
   from avs_jax.web.jobs import Jobs, Limits
 
@@ -29,8 +29,8 @@ def serve(predictor: Any, host: str = "127.0.0.1", port: int = 8000) -> None:
     limits = Limits()
     jobs = Jobs(work.Work(predictor, limits), Path(root) / "jobs", limits)
     stack.callback(jobs.close)
-    samples = work.make_samples(Path(root) / "samples")
-    app = make_app(jobs, model=work.about(predictor), samples=samples, hosts=names_of(host))
+    shelf = samples.make_samples(Path(root) / "samples")
+    app = make_app(jobs, model=work.about(predictor), samples=shelf, hosts=names_of(host))
     log.info("open http://%s:%d in a browser; Ctrl-C ends it", shown(host), listening.getsockname()[1])
     if not is_loopback(host):
       log.warning("everybody who reaches this machine at %s can use the page; it asks for no password", host)

@@ -11,7 +11,7 @@ import numpy as np
 
 from avs_jax import export, products
 from avs_jax.errors import InputError
-from avs_jax.web.app import SOUNDS, Sample
+from avs_jax.web.app import SOUNDS
 from avs_jax.web.jobs import Limits
 
 MOST_PIXELS = 3840 * 2160  # of a frame
@@ -27,7 +27,6 @@ FOUR_FILES = {
   "listen.png": "Four sounds (picture)",
   "listen.json": "Four sounds (figures)",
 }
-SAMPLES = Path(__file__).parent / "samples"
 
 Tell = Callable[[float, str], None]
 
@@ -193,22 +192,3 @@ def about(predictor: Any) -> dict[str, Any]:
     "weights": predictor.weights_digest,
     "seconds": predictor.seconds,
   }
-
-
-def make_samples(folder: Path, size: int = 256) -> list[Sample]:
-  """The videos that the page offers: those that come with it, and two that are drawn here and now."""
-  from avs_jax.film import Film
-  from data_pipelines.clips import SAMPLE_RATE_HZ
-  from data_pipelines.generated import Generated
-
-  folder.mkdir(parents=True)
-  samples = [Sample(path.name, path, path.stem.replace("_", " ")) for path in sorted(SAMPLES.glob("*.mp4"))]
-  for subset, title in (("single", "one drawn thing"), ("multi", "drawn things in turn")):
-    clip = Generated(subset, "test", num_clips=1, size=size).clip(0)
-    path = folder / f"{subset}.mp4"
-    with Film(path, clip.frames.shape[1:3], 1.0, [(SAMPLE_RATE_HZ, 1)]) as film:
-      for second, frame in enumerate(clip.frames):
-        film.picture(frame, float(second))
-      film.sound(clip.waveform[:, None])
-    samples.append(Sample(path.name, path, title))
-  return samples

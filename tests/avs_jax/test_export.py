@@ -6,7 +6,6 @@ import flax.linen as nn
 import jax
 import jax.export
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -46,14 +45,6 @@ def make_run(config, folder) -> dict:
   results = {name: figures(0.625) for name in ("positive", "silence", "noise", "offscreen")}
   report.write(str(folder), results, record, show=False)
   return variables
-
-
-@pytest.fixture(scope="module", autouse=True)
-def unchecked():
-  """A batch that is a symbol is no `int`, so annotations are not checked here."""
-  jaxtyping.config.update("jaxtyping_disable", True)
-  yield
-  jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +158,7 @@ def test_a_model_that_must_know_the_batch_runs_its_clips_in_turn():
   variables = model.init(jax.random.key(0), inputs["frames"], inputs["log_mel"], False, True, inputs["marks"])
   program, how = export.lower(model, variables, specs)
   assert how == export.IN_TURN
-  found, wanted = program.call(**inputs), export.make_function(model, variables)(**inputs)
+  found, wanted = program.call(**inputs), jax.jit(export.make_function(model, variables))(**inputs)
   assert found.keys() == wanted.keys() == {"probability", "logits", "similarity"}
   assert found["logits"].shape == (3, 2, 4, 4, 3)
   for name, value in wanted.items():

@@ -17,8 +17,9 @@ from data_pipelines import video
 pytest.importorskip("fastapi", reason="the web page is optional: pip install -r requirements-web.txt")
 
 from avs_jax.web import serve as serving  # noqa: E402
-from avs_jax.web.app import Sample, make_app  # noqa: E402
+from avs_jax.web.app import make_app  # noqa: E402
 from avs_jax.web.jobs import Jobs, Limits  # noqa: E402
+from avs_jax.web.samples import Sample  # noqa: E402
 
 
 class Listener:

@@ -9,6 +9,7 @@ import pytest
 from avs_jax.film import Film
 from avs_jax.web import work
 from avs_jax.web.jobs import Limits
+from avs_jax.web.samples import make_samples
 from data_pipelines.clips import SAMPLE_RATE_HZ
 
 webdriver = pytest.importorskip(
@@ -57,7 +58,7 @@ def video(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory):
-  return work.make_samples(tmp_path_factory.mktemp("samples") / "made", size=64)
+  return make_samples(tmp_path_factory.mktemp("samples") / "made", size=64)
 
 
 @pytest.fixture
