@@ -26,7 +26,7 @@ from avs_jax.errors import InputError
 from avs_jax.evaluate import activity, is_run, weights_to_judge
 from avs_jax.initialise import abstract_variables
 from avs_jax.model import build_model, example_inputs
-from avs_jax.types import SAMPLE_RATE_HZ
+from avs_jax.types import SAMPLE_RATE_HZ, Stereo
 
 PROGRAM, WEIGHTS, CARD = "model.jaxexport", "model.safetensors", "README.md"
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -111,6 +111,8 @@ def input_specs(config: Any) -> dict[str, jax.ShapeDtypeStruct]:
     specs["waveform"] = jax.ShapeDtypeStruct((b, seconds, SAMPLE_RATE_HZ), jnp.float32)
   else:
     specs["log_mel"] = jax.ShapeDtypeStruct((b, seconds, 96, 64), jnp.float32)
+  if config.model.stereo:
+    specs["pan"] = jax.ShapeDtypeStruct((b, seconds, 64), jnp.float32)
   if config.marks.kind != "none":
     specs["marks"] = jax.ShapeDtypeStruct((b, seconds, config.model.num_queries), jnp.float32)
   return specs
@@ -122,6 +124,8 @@ def make_function(model: nn.Module, variables: Mapping[str, Any]) -> Function:
   def segment(**inputs: jax.Array) -> dict[str, jax.Array]:
     frames, marks = inputs["frames"], inputs.get("marks")
     sound = inputs["waveform"] if "waveform" in inputs else inputs["log_mel"]
+    if "pan" in inputs:
+      sound = Stereo(sound, inputs["pan"])
     told = {} if marks is None else {"marks": marks}
     told["present"] = jnp.ones(frames.shape[:2], bool)
     outputs = model.apply(variables, frames, sound, train=False, **told)
@@ -208,7 +212,7 @@ def training_data(config: Any) -> tuple[str, bool]:
     return f"{kinds.get(config.data.stand_in, config.data.stand_in)} (stand-in)", True
   names = {"s4": "AVSBench-S4", "ms3": "AVSBench-MS3", "avss": "AVSBench-semantic (AVSS)"}
   name: str = config.data.name
-  return names.get(name, name), False
+  return names.get(name, f"VPO ({name})" if name.startswith("vpo") else name), False
 
 
 def licence(config: Any) -> str:
@@ -262,6 +266,7 @@ def markdown(card: Mapping[str, Any], exported: jax.export.Exported) -> str:
     "frames": "RGB in 0..255, one frame a second",
     "log_mel": "what `data_pipelines.audio.log_mel(waveform, sample_rate_hz)` gives for each second (numpy)",
     "waveform": "mono samples in -1..1 at 16 kHz",
+    "pan": "where it comes from: what `data_pipelines.stereo.pan(channels, seconds)` gives (numpy)",
     "marks": "1 for queries that the second's sound opens (`avs_jax/perception.py`, marks.npz of the run)",
   }
   text += "| in | type | |\n|---|---|---|\n"

@@ -178,12 +178,14 @@ def test_every_system_is_exported_for_every_platform(system, how):
   config = tiny.get_config(system)
   if system == "active_queries":
     config.marks.kind = "kmeans"
+  config.model.stereo = system == "avsegformer"
   config.data.seconds = 2
   model = build_model(config)
   shapes, _ = abstract_variables(model, *example_inputs(config))
   variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
   specs = export.input_specs(config)
   assert ("marks" in specs) == (system == "active_queries")
+  assert ("pan" in specs) == (system == "avsegformer")
   program, found = export.lower(model, variables, specs)
   assert (program.platforms, found) == (export.PLATFORMS, how)
   (shape,) = (aval.shape for aval in program.out_avals)
