@@ -1,0 +1,446 @@
+"""What every system costs with every backbone: parameters, operations, and for rows asked for speed and memory.
+
+  python -m benchmarks.efficiency --output=docs/efficiency.md
+  python -m benchmarks.efficiency --output=docs/efficiency.md --measure=avsegformer:pvt_v2_b5:224,sdavs:pvt_v2_b5:224
+
+Parameters and operations come from traced, lowered programs: nothing is compiled, run or allocated. Rows that are
+measured together are each compiled and called in a process of their own, one call at a time in turn, so that a
+busy machine is busy for all of them. Figures are kept in a JSON file beside the page: what is there is not counted
+or measured again (--again does), so the command may be stopped anywhere.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from avs_jax import encoders, systems, tables
+from avs_jax import optimizer as optimizers
+from avs_jax.errors import InputError
+from avs_jax.initialise import initialise
+from avs_jax.logbook import versions
+from avs_jax.types import SAMPLE_RATE_HZ
+from benchmarks import flops
+from benchmarks.in_turn import cpu_seconds
+
+SECONDS = 5
+VISUAL = (
+  "pvt_v2_b5", "pvt_v2_b0", "mit_b5", "swin_base_w7", "swin_base_w12", "resnet50", "efficientnet_lite0", "conv_pyramid",
+)  # fmt: skip
+# The backbone and size of each paper's own rows.
+OWN = (
+  "avsbench:pvt_v2_b5:224", "avsegformer:pvt_v2_b5:512", "active_queries:swin_base_w12:384", "ravs:mit_b5:224",
+  "sdavs:pvt_v2_b5:384", "sdavs:swin_base_w12:384",
+)  # fmt: skip
+# SDAVS's table X, Swin-base, 384 px: setting -> GFLOPs, trainable parameters in millions, frames a second.
+TABLE_X = {
+  "snrp=none": ("w/o SNRP", 300.85, 100.58, 31.1),
+  "damf=none": ("w/o DAMF", 280.31, 100.76, 33.5),
+  "stc=False": ("w/o STC", 426.7, 103.0, 22.0),
+  "interaction=straight": ("w/o RM", 300.88, 103.2, 31.2),
+  "": ("SDAVS", 300.9, 103.2, 31.2),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+  """A system with a backbone at a size; `change` is one more setting of the model, "key=value"."""
+
+  system: str
+  visual: str
+  size: int
+  change: str = ""
+
+  @property
+  def name(self) -> str:
+    return f"{self.system}:{self.visual}:{self.size}" + (f":{self.change}" if self.change else "")
+
+  def settings(self) -> dict[str, Any]:
+    """Arguments of `systems.build`."""
+    changes: dict[str, Any] = {}
+    if self.change:
+      key, value = self.change.split("=")
+      changes[key] = {"False": False, "True": True}.get(value, value)
+    return {"name": self.system, "visual": self.visual, **changes}
+
+
+def read_subject(text: str) -> Subject:
+  """The subject that "system:backbone:size" names.
+
+  Raises:
+    InputError: another form, or no such system or backbone.
+  """
+  words = text.split(":", 3)
+  if len(words) < 3 or not words[2].isdecimal() or (len(words) == 4 and words[3].count("=") != 1):
+    raise InputError(f"{text!r} names no row; write SYSTEM:BACKBONE:SIZE, e.g. sdavs:pvt_v2_b5:224.")
+  subject = Subject(words[0], words[1], int(words[2]), *words[3:])
+  for word, known in ((subject.system, systems.NAMES), (subject.visual, encoders.VISUAL)):
+    if word not in known:
+      raise InputError(f"{text!r}: there is no {word!r}; choose one of {', '.join(known)}.")
+  return subject
+
+
+def shapes(subject: Subject, audio: str = "vggish") -> tuple[Any, Any]:
+  """Frames and sound of one clip."""
+  second = (SAMPLE_RATE_HZ,) if encoders.takes_waveform(audio) else (96, 64)
+  frames = jax.ShapeDtypeStruct((1, SECONDS, subject.size, subject.size, 3), np.uint8)
+  return frames, jax.ShapeDtypeStruct((1, SECONDS, *second), np.float32)
+
+
+def frozen_parts(system: str) -> tuple[str, ...]:
+  """What the system's own recipe on MS3 leaves as it is."""
+  from configs import ms3
+
+  return tuple(ms3.get_config(system).optimizer.frozen)
+
+
+def inspect(subject: Subject) -> dict[str, float]:
+  """Parameters, those that learn, and operations of one clip; nothing is computed."""
+  model, inputs = systems.build(**subject.settings()), shapes(subject)
+  variables = jax.eval_shape(lambda *inputs: model.init(jax.random.key(0), *inputs), *inputs)
+  params = variables["params"]
+  learns, _ = optimizers.split_trainable(params, known_prefixes(params, frozen_parts(subject.system)))
+  work = flops.count(lambda variables, *inputs: model.apply(variables, *inputs).logits, variables, *inputs)
+  return {
+    "parameters": size_of(params),
+    "trainable": size_of(learns),
+    "audio_encoder": size_of(params["audio_encoder"]),
+    "gflop": work.flop / 1e9,
+    "open_loops": work.open_loops,
+  }
+
+
+def known_prefixes(params: Mapping[str, Any], frozen: Sequence[str]) -> tuple[str, ...]:
+  """Without the exceptions that this backbone has not (adapters)."""
+  inside = set(params) | {name for part in params.values() if isinstance(part, Mapping) for name in part}
+  return tuple(prefix for prefix in frozen if not prefix.startswith("!") or prefix[1:] in inside)
+
+
+def size_of(tree: Any) -> int:
+  return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+# --- measuring: one process a row, called in turn
+
+
+def serve(subject: Subject, dtype: str) -> None:
+  """A worker: compiles, warms up, then makes a call for every line it reads, and prints what it took."""
+  import time
+
+  from avs_jax.mesh import keep_compiled_programs
+
+  keep_compiled_programs()
+  model = systems.build(**subject.settings(), dtype=dtype)
+  inputs = tuple(np.zeros(each.shape, each.dtype) for each in shapes(subject))
+  variables = jax.device_put(initialise(model, *inputs, seed=0))
+  program = jax.jit(lambda variables, *inputs: model.apply(variables, *inputs).logits)
+  compiled = program.lower(variables, *inputs).compile()
+  memory: Any = compiled.memory_analysis()
+  jax.block_until_ready(compiled(variables, *inputs))
+  device = jax.devices()[0]
+  facts = {
+    "device": f"{device.platform}, {device.device_kind}, {platform.machine()}, {os.cpu_count()} CPU cores",
+    "temporary_bytes": getattr(memory, "temp_size_in_bytes", None),
+  }
+  print(json.dumps(facts), flush=True)
+  for _ in sys.stdin:
+    begin, used = time.perf_counter(), cpu_seconds()
+    jax.block_until_ready(compiled(variables, *inputs))
+    took = {"seconds": time.perf_counter() - begin, "cpu_seconds": cpu_seconds() - used}
+    print(json.dumps({**took, "peak_bytes": peak_bytes(device)}), flush=True)
+
+
+def peak_bytes(device: Any) -> float:
+  """The most that was held: by the device where it says so, else by this process."""
+  held = device.memory_stats() if device.platform != "cpu" else None
+  if held and "peak_bytes_in_use" in held:
+    return float(held["peak_bytes_in_use"])
+  from benchmarks.system import peak_memory
+
+  return peak_memory()
+
+
+def measure(subjects: Sequence[Subject], dtype: str, repeats: int) -> dict[str, dict[str, Any]]:
+  """Speed and memory by row, measured in turn.
+
+  Raises:
+    InputError: a row's process ended before its first call, for want of memory as a rule.
+  """
+  command = [sys.executable, "-m", "benchmarks.efficiency", f"--dtype={dtype}", "--serve"]
+  pipe = subprocess.PIPE
+  workers, results = {}, {}
+  try:
+    for subject in subjects:  # one after the other: compiling together would need twice the memory
+      worker = subprocess.Popen([*command, subject.name], stdin=pipe, stdout=pipe, text=True)
+      workers[subject.name] = worker
+      results[subject.name] = _answer(worker, subject.name)
+    calls: dict[str, list[dict[str, float]]] = {name: [] for name in workers}
+    for _ in range(repeats):
+      for name, worker in workers.items():
+        assert worker.stdin is not None
+        print("go", file=worker.stdin, flush=True)
+        calls[name].append(_answer(worker, name))
+  finally:
+    for worker in workers.values():
+      worker.terminate()
+      worker.wait()
+  together = ", ".join(workers)
+  for name, taken in calls.items():
+    seconds = statistics.median(call["seconds"] for call in taken)
+    results[name] |= {
+      "fps": SECONDS / seconds,
+      "cpu_seconds_per_frame": statistics.median(call["cpu_seconds"] for call in taken) / SECONDS,
+      "peak_bytes": max(call["peak_bytes"] for call in taken),
+      "dtype": dtype,
+      "repeats": repeats,
+      "together": together,
+      "load": os.getloadavg()[0],
+      "jax": versions()["jax"],
+    }
+  return results
+
+
+def _answer(worker: Any, name: str) -> dict[str, Any]:
+  line = worker.stdout.readline()
+  if not line:
+    raise InputError(
+      f"the process that measures {name} ended early; see its message above, try a smaller size."
+    )
+  return json.loads(line)
+
+
+# --- the page
+
+
+def page(kept: Mapping[str, Any], command: str) -> str:
+  """Every table that the figures allow, with all conditions."""
+  counted, measured = kept.get("counted", {}), kept.get("measured", {})
+  plain = [read_subject(name) for name in counted if name.count(":") == 2]
+  sizes = {subject.size for subject in plain if subject.name not in OWN}
+  open_loops = any(found["open_loops"] for found in counted.values())
+  said = ", ".join(f"{name} {version}" for name, version in kept.get("versions", {}).items())
+  lines = [
+    "# What every system costs",
+    "",
+    f"    {command}",
+    "",
+    f"One clip of {SECONDS} s (a frame a second), VGGish, one class, float32. Parameters and GFLOP are those of the"
+    " program as traced and lowered, before compilation, a multiply-add counted as two; loops of known length count"
+    " as often as they run. Sound included. Trainable: by each system's recipe on MS3 (`configs/ms3.py:SYSTEM`),"
+    " which freezes VGGish and, for active_queries, all of the visual encoder but its adapters (which Swin alone"
+    " has). All queries open."
+    + (" * a loop whose length depends on data is counted once." if open_loops else ""),
+    f"{said}.",
+    "",
+    *grid_table(counted, [subject for subject in plain if subject.size in sizes]),
+    "",
+    "## Each paper's own backbone and size",
+    "",
+    *grid_table(counted, [read_subject(name) for name in OWN if name in counted]),
+    "",
+    *table_x(counted),
+    *speed_table(measured),
+    *verdict(counted, measured),
+  ]
+  return "\n".join(lines) + "\n"
+
+
+def grid_table(counted: Mapping[str, Any], subjects: Sequence[Subject]) -> list[str]:
+  """Counted figures, a line a row."""
+  header = ["system", "backbone", "px", "parameters (M)", "trainable (M)", "GFLOP a clip", "GFLOP a frame"]
+  rows = []
+  for subject in subjects:
+    found = counted[subject.name]
+    star = "*" if found["open_loops"] else ""
+    rows.append([
+      subject.system, subject.visual, str(subject.size), f"{found['parameters'] / 1e6:.2f}",
+      f"{found['trainable'] / 1e6:.2f}", f"{found['gflop']:.1f}{star}", f"{found['gflop'] / SECONDS:.1f}",
+    ])  # fmt: skip
+  return tables.markdown(header, rows, 2)
+
+
+def table_x(counted: Mapping[str, Any]) -> list[str]:
+  """SDAVS without each of its parts, printed and counted; [] where it was not counted."""
+  names = {Subject("sdavs", "swin_base_w12", 384, change).name: line for change, line in TABLE_X.items()}
+  if not set(names) <= set(counted):
+    return []
+  rows = []
+  for name, (label, gflop, millions, _) in names.items():
+    found = counted[name]
+    ours = found["gflop"]
+    rows.append([
+      label, f"{gflop:g}", f"{ours / 2:.1f}", f"{ours:.1f}", f"{millions:g}", f"{found['trainable'] / 1e6:.2f}",
+    ])  # fmt: skip
+  header = ["model", "printed GFLOPs", "ours, GMAC", "ours, GFLOP", "printed trainable (M)", "ours (M)"]
+  return [
+    "## SDAVS without each part (its table X: Swin-base, 384 px)",
+    "",
+    *tables.markdown(header, rows),
+    "",
+    "The printed figures fit multiply-adds: Swin-base alone takes 47 G of them a frame at 384 px, 235 G a clip."
+    " Most of what is more here are the 3 x 3 convolutions of 256 channels at stride 4 and, without STC, keys and"
+    " values at full size at every stage: both are our reading of what the paper leaves open (sdavs.md). VGGish, in"
+    " ours, is 4 GMAC.",
+    "",
+  ]
+
+
+def speed_table(measured: Mapping[str, Any]) -> list[str]:
+  """Measured rows; [] where none was."""
+  if not measured:
+    return []
+  header = [
+    "row",
+    "frames/s",
+    "CPU s a frame",
+    "peak memory GB",
+    "temporaries GB",
+    "precision",
+    "calls",
+    "load",
+    "beside",
+  ]
+  rows = []
+  for name, found in measured.items():
+    temporary = found["temporary_bytes"]
+    rows.append([
+      name, f"{found['fps']:.2f}", f"{found['cpu_seconds_per_frame']:.3f}", f"{found['peak_bytes'] / 1e9:.2f}",
+      "–" if temporary is None else f"{temporary / 1e9:.2f}", found["dtype"], str(found["repeats"]),
+      f"{found['load']:.1f}", found["together"],
+    ])  # fmt: skip
+  devices = sorted({found["device"] for found in measured.values()})
+  return [
+    "## Speed and memory",
+    "",
+    f"{'; '.join(devices)}. Median of the calls after one warm-up, one clip a call, each row in a process of its"
+    " own, all rows of a run in turn; data and compilation excluded. On a busy machine compare the CPU seconds"
+    " (all threads together). Peak: of the process, weights and compilation included.",
+    "",
+    *tables.markdown(header, rows),
+    "",
+  ]
+
+
+def verdict(counted: Mapping[str, Any], measured: Mapping[str, Any]) -> list[str]:
+  """SDAVS's three claims against AVSegFormer, each with our figures."""
+  pair = ("avsegformer:pvt_v2_b5:224", "sdavs:pvt_v2_b5:224")
+  own = ("avsegformer:pvt_v2_b5:512", "sdavs:pvt_v2_b5:384")
+  if not {*pair, *own} <= set(counted):
+    return []
+  (old, new), (old_own, new_own) = ([counted[name] for name in names] for names in (pair, own))
+
+  def fewer(after: float, before: float) -> str:
+    return f"{100 * (1 - after / before):.0f} %"
+
+  rows = [
+    ["trainable parameters, both without VGGish", "48 % fewer", f"{fewer(new['trainable'], old['trainable'])} fewer"],
+    [
+      "SDAVS's trainable against all of AVSegFormer's, VGGish included", "48 % fewer",
+      f"{fewer(new['trainable'], old['parameters'])} fewer",
+    ],
+    ["FLOPs at 224 px", "60 % fewer", f"{fewer(new['gflop'], old['gflop'])} fewer"],
+    [
+      "FLOPs at each paper's own size (384 against 512 px)", "60 % fewer",
+      f"{fewer(new_own['gflop'], old_own['gflop'])} fewer",
+    ],
+  ]  # fmt: skip
+  sizes = sorted({int(name.split(":")[2]) for name in measured})
+  for size in sizes:
+    names = [f"{system}:pvt_v2_b5:{size}" for system in ("avsegformer", "sdavs")]
+    if set(names) <= set(measured):
+      slow, fast = (measured[name] for name in names)
+      what = f"{fast['fps'] / slow['fps']:.2f} times ({fast['fps']:.2f} against {slow['fps']:.2f})"
+      spent = slow["cpu_seconds_per_frame"] / fast["cpu_seconds_per_frame"]
+      rows.append([f"frames a second at {size} px", "2.19 times (32.25 against 14.71)", what])
+      rows.append([f"CPU seconds a frame at {size} px", "–", f"1 / {spent:.2f}"])
+  return [
+    "## SDAVS's claims against AVSegFormer, PVT-v2-B5",
+    "",
+    *tables.markdown(["of what", "printed", "here"], rows, 3),
+    "",
+  ]
+
+
+# --- the command
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    "benchmarks.efficiency", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  add = parser.add_argument
+  add("--systems", default=",".join(systems.NAMES), help="systems, parted by commas")
+  add("--visual", default=",".join(VISUAL), help="backbones, parted by commas, or all")
+  add("--size", type=int, default=224, help="pixels a side of the rows of every system and backbone")
+  add("--measure", default="", help="rows to be timed side by side, SYSTEM:BACKBONE:SIZE parted by commas")
+  add("--repeats", type=int, default=5, help="timed calls of each")
+  add("--dtype", default="float32", help="of the timed rows: float32, bfloat16")
+  add("--again", action="store_true", help="count and measure anew what is kept")
+  add("--output", default="", help="Markdown file to write; its JSON beside it")
+  add("--serve", default="", help=argparse.SUPPRESS)
+  return parser.parse_args(arguments)
+
+
+def asked(options: argparse.Namespace) -> list[Subject]:
+  """Rows to be counted: every system and backbone, the papers' own, and table X."""
+  chosen = options.systems.split(",")
+  visual = encoders.VISUAL if options.visual == "all" else options.visual.split(",")
+  names = [f"{system}:{backbone}:{options.size}" for system in chosen for backbone in visual]
+  names += [name for name in OWN if name.split(":")[0] in chosen]
+  if "sdavs" in chosen:
+    names += [Subject("sdavs", "swin_base_w12", 384, change).name for change in TABLE_X if change]
+  return [read_subject(name) for name in dict.fromkeys(names)]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+  options = parse(arguments)
+  if options.serve:
+    serve(read_subject(options.serve), options.dtype)
+    return
+  subjects, timed = asked(options), [read_subject(each) for each in filter(None, options.measure.split(","))]
+  path = os.path.splitext(options.output)[0] + ".json" if options.output else ""
+  kept: dict[str, Any] = {}
+  if path and os.path.exists(path) and not options.again:
+    with open(path) as file:
+      kept = json.load(file)
+  kept = {"versions": {}, "counted": {}, "measured": {}, **kept}
+
+  def keep() -> None:
+    kept["versions"] = {name: version for name, version in versions().items() if name in ("jax", "flax")}
+    if path:
+      tables.save(path, json.dumps(kept, indent=1) + "\n")
+
+  for subject in subjects:
+    if subject.name not in kept["counted"]:
+      kept["counted"][subject.name] = inspect(subject)
+      jax.clear_caches()  # traces of big networks would add up
+      print(subject.name, kept["counted"][subject.name], flush=True)
+      keep()
+  due = [subject for subject in timed if subject.name not in kept["measured"]]
+  if due:
+    kept["measured"].update(measure(due, options.dtype, options.repeats))
+    keep()
+  words = ["python -m benchmarks.efficiency", f"--output={options.output}"]
+  text = page(
+    kept, " ".join(words + ([f"--measure={','.join(kept['measured'])}"] if kept["measured"] else []))
+  )
+  if options.output:
+    tables.save(options.output, text)
+  print(text)
+
+
+if __name__ == "__main__":
+  try:
+    main()
+  except InputError as error:
+    print(f"benchmarks.efficiency: error: {error}", file=sys.stderr)
+    raise SystemExit(2) from None
