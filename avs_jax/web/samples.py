@@ -22,8 +22,11 @@ def make_samples(folder: Path, size: int = 256) -> list[Sample]:
   from data_pipelines.generated import Generated
 
   folder.mkdir(parents=True, exist_ok=True)
-  samples = [Sample(path.name, path, path.stem.replace("_", " ")) for path in sorted(SAMPLES.glob("*.mp4"))]
-  for subset, title in (("single", "one drawn thing"), ("multi", "drawn things in turn")):
+  samples = [
+    Sample(path.name, path, path.stem.replace("_", " ").capitalize())
+    for path in sorted(SAMPLES.glob("*.mp4"))
+  ]
+  for subset, title in (("single", "One drawn thing"), ("multi", "Drawn things in turn")):
     clip = Generated(subset, "test", num_clips=1, size=size).clip(0)
     path = folder / f"{subset}.mp4"
     with Film(path, clip.frames.shape[1:3], 1.0, [(SAMPLE_RATE_HZ, 1)]) as film:

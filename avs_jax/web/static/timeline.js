@@ -46,7 +46,7 @@ function showTimeline(box, rows, video) {
     draw("text", {x: LEFT - 8, y: BARS + 13 + lane * LANE, "text-anchor": "end"}, label)));
   if (hasSimilarity) {
     const points = rows.map((row) => `${x((row.start_s + row.end_s) / 2)},${BARS - (BARS - 10) * row.similarity}`);
-    svg.append(draw("polyline", {class: "line", points: points.join(" ")}));
+    for (const name of ["halo", "line"]) svg.append(draw("polyline", {class: name, points: points.join(" ")}));
   }
   const step = [1, 2, 5, 10, 15, 30, 60].find((each) => end / each <= 12) || 60;
   for (let time = 0; time <= end + 1e-6; time += step) {
