@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,7 @@ def predict_file(
   """
   from data_pipelines import video
 
+  began = time.monotonic()
   footage = video.open_footage(path, sound, fps=fps)
   said = predictor.predict(footage, every=every, stride=stride, start=start, end=end, threshold=threshold)
   about = {**facts, "video": about_footage(footage)}
@@ -149,6 +151,8 @@ def predict_file(
         for writer in writers:
           writer.add(each)
         bar.update(round(each.until_s - start - bar.n, 3))
+    took = time.monotonic() - began
+    log.info("%s: %.1f s of video in %.1f s", title, each.until_s - start, took)
     (partial / DONE).write_text(
       json.dumps({**about, "notes": footage.notes}, indent=1, sort_keys=True) + "\n", encoding="utf-8"
     )

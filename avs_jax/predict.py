@@ -41,7 +41,7 @@ class Predictor:
     variables: {"params", "batch_stats"}.
     batch: windows a call of the device; 0: 1 on a CPU, which gains nothing by more, else 8.
     mark: adds semantic marks to batches, see avs_jax/perception.
-    class_names: of the classes, background first.
+    names: of the classes, background first; () takes those that are known of the config's data.
     name: how the model is called in files and captions.
   """
 
@@ -52,7 +52,7 @@ class Predictor:
     *,
     batch: int = 0,
     mark: Callable[[Mapping[str, Any], Any], dict[str, Any]] | None = None,
-    class_names: Iterable[str] = (),
+    names: Iterable[str] = (),
     name: str = "",
     card: Mapping[str, Any] | None = None,
   ):
@@ -61,7 +61,10 @@ class Predictor:
     from avs_jax.model import build_model
 
     self.config, self.mark, self.card = config, mark, dict(card or {})
-    self.class_names, self.name = tuple(class_names), name or config.title or config.model.system
+    self.class_names, self.name = (
+      tuple(names) or class_names(config),
+      name or config.title or config.model.system,
+    )
     self.seconds, self.size = config.data.seconds, config.data.size
     self.batch = batch or (1 if jax.default_backend() == "cpu" else 8)
     self.takes_waveform, self.stereo = takes_waveform(config.model.audio), config.model.stereo
@@ -120,7 +123,7 @@ class Predictor:
       raise InputError(
         f"{path}: this model needs the marks that lie beside its checkpoints; give --workdir of its run."
       )
-    named = {"name": card.get("title") or config.title, "class_names": card.get("classes", ()), "card": card}
+    named = {"name": card.get("title") or config.title, "names": card.get("classes", ()), "card": card}
     return cls(config, variables, **{**named, **options})
 
   def predict(
@@ -301,6 +304,29 @@ def _tell(notes: list[str], said: int) -> int:
   for note in notes[said:]:
     log.warning("%s", note)
   return len(notes)
+
+
+def class_names(config: Any) -> tuple[str, ...]:
+  """Names of the model's classes, background first; () where they are not known here."""
+  data = config.data
+  if config.model.num_classes == 1:
+    return ()
+  names: Iterable[str] = ()
+  if data.root and data.name == "avss":
+    from data_pipelines import avsbench_index as index
+
+    try:
+      return index.class_names(index.find_home(data.root, "AVSS"))
+    except InputError:
+      return ()
+  elif data.root and data.name.startswith("vpo"):
+    from data_pipelines.vpo import CLASSES as names
+  elif not data.root and data.stand_in == "generated":
+    from data_pipelines.sprites import CATEGORIES as names
+  elif not data.root and data.stand_in == "real_media":
+    from data_pipelines.real_media import DEFAULT_CLASSES as names
+  names = tuple(names)
+  return ("background", *names) if len(names) == config.model.num_classes - 1 else ()
 
 
 def _reduce(outputs: Any) -> dict[str, jax.Array]:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from avs_jax import bundle, windows
 from avs_jax.errors import InputError
 from avs_jax.model import build_model, starting_variables
-from avs_jax.predict import Predictor
+from avs_jax.predict import Predictor, class_names
 from data_pipelines import video
 from data_pipelines.audio import clip_log_mel
 
@@ -97,6 +97,16 @@ def test_a_model_that_asks_for_directions_is_told_them(small):
   heard = predictor._hear(window)
   assert heard["pan"].shape == (2, 64) and heard["log_mel"].shape == (2, 96, 64)
   assert heard["pan"][0].min() < -1 and not heard["pan"][1].any()
+
+
+def test_classes_are_named_as_far_as_they_are_known(small):
+  for changes, first in (
+    ({"data.name": "avss", "model.num_classes": 9}, "guitar"),
+    ({"data.name": "avss", "model.num_classes": 71, "data.root": "absent"}, None),
+    ({"data.name": "s4"}, None),
+  ):
+    names = class_names(small(changes))
+    assert (names[:2] == ("background", first)) if first else names == ()
 
 
 def test_a_folder_of_several_runs_is_not_taken_for_one(small, tmp_path):
