@@ -22,6 +22,7 @@ FORMAT = 1
 _FREE = (
   "title", "log", "eval.pictures", "eval.save_masks", "warmup.folder", "data.root", "data.packed", "data.media_cache",
   "data.cache_mb", "data.threads", "data.workers", "schedule.accumulate", "mesh", "model.remat", "prepare", "variants",
+  "debias.contrast_run",
 )  # fmt: skip
 
 
@@ -53,7 +54,8 @@ def differences(record: Mapping[str, Any], config: Any) -> list[str]:
   """
   from configs import common
 
-  then, now = record["settings"], settings(config)
+  then = {name: value for name, value in record["settings"].items() if not _is_free(name)}
+  now = settings(config)
   defaults = common.get_config()
   common.select_system(defaults, config.model.system)
   default = settings(defaults)

@@ -72,6 +72,8 @@ def plan(
       config = configure(dataclasses.replace(row, changes=(*row.changes, changes or {})), seed)
       with config.unlocked():
         config.warmup.folder = config.warmup.folder or os.path.join(os.path.abspath(workdir), "warmup")
+        if row.partner:
+          config.debias.contrast_run = os.path.join(os.path.abspath(workdir), f"{row.partner}-{seed}")
       home = os.path.join(workdir, f"{row.name}-{seed}")
       runs.append(Run(row, seed, config, home, records.path_of(folder, study.name, row.name, seed)))
   return runs

@@ -29,12 +29,15 @@ class Row:
     changes: the settings in which it differs, in the config's own sections (as `config.variants` has them).
       Of several, later ones win.
     before: also take the guide's similarities before training (figure 4 left).
+    partner: the row whose finished run of the same seed is the other half of an ensemble
+      (`debias.contrast_run`); it must stand before this one.
   """
 
   name: str
   config: str
   changes: tuple[Mapping[str, Any], ...] = ()
   before: bool = False
+  partner: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +100,13 @@ class Study:
         f"study {self.name}: rows need names, each its own; found {', '.join(names) or 'none'}."
       )
     asked = [line.row for table in self.tables for line in table.lines]
+    late = [
+      row.name for place, row in enumerate(self.rows) if row.partner and row.partner not in names[:place]
+    ]
+    if late:
+      raise InputError(
+        f"study {self.name}: the partner of row {late[0]} must be a row that stands before it."
+      )
     asked += [table.against for table in self.tables if table.form in ("against", "kinds_against")]
     unknown = sorted({*asked, *self.similarity, *self.frontier, *self.pictures} - set(names))
     if unknown:
