@@ -11,6 +11,7 @@ DELETE /api/jobs/<id>
 Nothing that is asked becomes a path: names are looked up in tables of what there is.
 """
 
+import asyncio
 import logging
 import mimetypes
 import shutil
@@ -25,6 +26,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect
 
 from avs_jax.web import jobs as queue
 from avs_jax.web.jobs import Full, Job, Jobs
@@ -118,7 +120,7 @@ def make_app(
     check_length(request, limits.upload_mb)
     try:
       with jobs.arriving() as job:
-        async with request.form(max_files=2, max_fields=8) as form:
+        async with asyncio.timeout(limits.upload_s), request.form(max_files=2, max_fields=8) as form:
           job.ask = read_form(form, shelf)
           for field in ("video", "sound_file"):
             if isinstance(form.get(field), UploadFile) and form[field].filename:
@@ -127,6 +129,10 @@ def make_app(
     except Full:
       await drain(request)
       raise Refused(503, BUSY) from None
+    except TimeoutError:
+      raise Refused(408, f"The upload took more than {limits.upload_s:g} s; send a smaller file.") from None
+    except ClientDisconnect:
+      raise Refused(400, "The upload broke off.") from None
     return JSONResponse(state_of(jobs, job), status_code=202)
 
   def find(request: Request) -> Job:

@@ -32,7 +32,9 @@ class Limits:
 
   Attributes:
     upload_mb: of one request, all its files.
+    upload_s: that a request may take to arrive; its place in the queue is then free again.
     seconds: of a video; more is refused with a sentence.
+    job_minutes: that one job may take; it ends with a sentence.
     waiting: jobs that may wait or be on their way in, beside the one that runs.
     kept: finished jobs whose results are kept; while they are all young, no other is let in.
     kept_mb: disk that finished jobs may take together; the oldest go first.
@@ -40,7 +42,9 @@ class Limits:
   """
 
   upload_mb: float = 200.0
+  upload_s: float = 300.0
   seconds: float = 60.0
+  job_minutes: float = 30.0
   waiting: int = 8
   kept: int = 16
   kept_mb: float = 2000.0
@@ -204,9 +208,16 @@ class Jobs:
         self._tidy()
 
   def _do(self, job: Job) -> None:
+    until_s = time.monotonic() + 60 * self.limits.job_minutes
+
     def tell(done: float, doing: str) -> None:
       if job.is_cancelled:
         raise Cancelled
+      if time.monotonic() > until_s:
+        raise InputError(
+          f"This took more than {self.limits.job_minutes:g} minutes and was ended; take a shorter or smaller video,"
+          " or a mask a second."
+        )
       job.done, job.doing = min(max(done, 0.0), 1.0), doing
 
     try:

@@ -11,15 +11,10 @@ import numpy as np
 import pytest
 
 from avs_jax.prediction import Prediction
+from avs_jax.web.jobs import Jobs, Limits
+from avs_jax.web.samples import Sample
 from configs import tiny
 from data_pipelines import video
-
-pytest.importorskip("fastapi", reason="the web page is optional: pip install -r requirements-web.txt")
-
-from avs_jax.web import serve as serving  # noqa: E402
-from avs_jax.web.app import make_app  # noqa: E402
-from avs_jax.web.jobs import Jobs, Limits  # noqa: E402
-from avs_jax.web.samples import Sample  # noqa: E402
 
 
 class Listener:
@@ -111,6 +106,9 @@ def server(tmp_path):
   with contextlib.ExitStack() as stack:
 
     def start(work, limits=None, samples=(), model=None):
+      from avs_jax.web import serve as serving
+      from avs_jax.web.app import make_app
+
       jobs = Jobs(work, tmp_path / "jobs", limits or Limits())
       stack.callback(jobs.close)
       samples = [Sample(name, path, title) for name, path, title in samples]

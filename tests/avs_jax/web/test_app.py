@@ -1,12 +1,15 @@
 """What may be asked of the page's server, and what it refuses; 50 visitors at once lose nothing."""
 
 import http.client
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("fastapi", reason="the web page is optional: pip install -r requirements-web.txt")
 
 from avs_jax.errors import InputError
 from avs_jax.web.app import BUSY, HEADERS, STATIC
@@ -130,6 +133,23 @@ def test_too_much_is_refused_before_it_is_read(page):
     assert answer.status == status
     assert said in answer.read()
     connection.close()
+
+
+def test_a_stalled_or_broken_upload_gives_its_place_back(server, tmp_path):
+  client, jobs = server(fake, Limits(waiting=1, upload_s=0.3))
+  head = b"POST /api/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 500\r\n"
+  head += b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
+  with socket.create_connection(("127.0.0.1", client.port)) as stalled:
+    stalled.sendall(head)
+    answer = stalled.recv(1000)
+    assert answer.startswith(b"HTTP/1.1 408") and b"took more than 0.3 s" in answer
+  with socket.create_connection(("127.0.0.1", client.port)) as broken:
+    broken.sendall(head)
+  end = time.monotonic() + 20
+  while client.send({}, VIDEO)[0] != 202:
+    assert time.monotonic() < end
+    time.sleep(0.05)
+  assert len(list((tmp_path / "jobs").iterdir())) == 1
 
 
 def test_other_pages_and_other_names_of_this_machine_are_refused(page):

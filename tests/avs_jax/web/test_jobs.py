@@ -162,6 +162,22 @@ def test_a_running_job_ends_at_its_next_word_when_it_is_removed(make):
   assert not told and len(jobs) == 0
 
 
+def test_a_job_that_takes_too_long_ends_with_a_sentence_and_lets_the_next_one_in(make):
+  def work(ask, outbox, tell):
+    while ask["name"] == "long":
+      time.sleep(0.01)
+      tell(0.5, "working")
+    return {}, {}
+
+  jobs = make(work, job_minutes=0.001)
+  job, after = enter(jobs, name="long"), enter(jobs)
+  wait(lambda: after.ended_s)
+  assert job.error.startswith(
+    "This took more than 0.001 minutes and was ended; take a shorter or smaller video"
+  )
+  assert after.state == DONE
+
+
 def test_closing_deletes_everything(make, tmp_path):
   jobs = make()
   job = enter(jobs)

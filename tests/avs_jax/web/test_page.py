@@ -6,6 +6,8 @@ import time
 import numpy as np
 import pytest
 
+pytest.importorskip("fastapi", reason="the web page is optional: pip install -r requirements-web.txt")
+
 from avs_jax.film import Film
 from avs_jax.web import work
 from avs_jax.web.jobs import Limits

@@ -12,14 +12,12 @@ def test_a_missing_package_is_a_sentence(monkeypatch):
   found = builtins.__import__
 
   def without(name, *rest, **more):
-    if name == "python_multipart":
+    if name == "fastapi":
       raise ImportError("no such module", name=name)
     return found(name, *rest, **more)
 
   monkeypatch.setattr(builtins, "__import__", without)
-  with pytest.raises(
-    InputError, match="needs the package python_multipart; run: pip install -r requirements-web"
-  ):
+  with pytest.raises(InputError, match="needs the package fastapi; run: pip install -r requirements-web"):
     serve.check_packages()
 
 

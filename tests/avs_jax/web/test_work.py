@@ -6,6 +6,8 @@ import zipfile
 import numpy as np
 import pytest
 
+pytest.importorskip("fastapi", reason="the web page is optional: pip install -r requirements-web.txt")
+
 from avs_jax.errors import InputError
 from avs_jax.film import Film
 from avs_jax.initialise import initialise
