@@ -15,6 +15,7 @@ from configs.recipes import ravs, sdavs
 SYSTEMS = {
   "avsbench": {
     "width": 256,
+    "head_channels": 0,  # 0: an eighth of the width
     "tpavi_stages": (1, 2, 3, 4),
     "tpavi_modes": ("va",),
     "group_seconds": placeholder(int),

@@ -88,15 +88,18 @@ class MaskHead(nn.Module):
   Attributes:
     num_classes: K.
     width: channels of the input; the hidden layers have a half and an eighth of it.
+    hidden: channels of the last, rectified layer; 0: that eighth. Two or three of them may all die in training.
   """
 
   num_classes: int = 1
   width: int = 256
+  hidden: int = 0
   dtype: Dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, "N h w D"]) -> Float[Array, "N h2 w2 K"]:
     x = Conv(self.width // 2, padding=1, dtype=self.dtype, name="output_conv_0")(x)
     x = resize_bilinear(x, [2 * n for n in x.shape[1:3]], align_corners=False)
-    x = nn.relu(Conv(self.width // 8, padding=1, dtype=self.dtype, name="output_conv_2")(x))
+    hidden = self.hidden or self.width // 8
+    x = nn.relu(Conv(hidden, padding=1, dtype=self.dtype, name="output_conv_2")(x))
     return Conv(self.num_classes, kernel=1, dtype=self.dtype, name="output_conv_4")(x)

@@ -21,6 +21,7 @@ class AVSBench(System):
 
   Attributes:
     width: channels of the decoder.
+    head_channels: of the head's last hidden layer; 0: an eighth of the width. Narrow decoders want more.
     tpavi_stages: stages that hear, 1 finest to 4 coarsest; () is the visual-only network.
     tpavi_modes: "va" (sound), "vv" (no sound, same weights), or both, averaged.
     group_seconds: TPAVI sees groups of so many frames; 0, and clips that do not divide into such groups, is
@@ -29,6 +30,7 @@ class AVSBench(System):
   """
 
   width: int = 256
+  head_channels: int = 0
   tpavi_stages: Sequence[int] = (1, 2, 3, 4)
   tpavi_modes: Sequence[str] = ("va",)
   group_seconds: int | None = None
@@ -57,7 +59,7 @@ class AVSBench(System):
       str(stage): TPAVI(self.width, align_bias=not semantic, dtype=compute) for stage in self.tpavi_stages
     }
     self.topdown = {stage: FeatureFusion(dtype=compute) for stage in stages}
-    self.head = MaskHead(self.num_classes, self.width, dtype=compute)
+    self.head = MaskHead(self.num_classes, self.width, self.head_channels, dtype=compute)
     default_group = 5 if semantic else 0
     self.group = default_group if self.group_seconds is None else self.group_seconds
 
