@@ -148,7 +148,7 @@ def serve(subject: Subject, dtype: str) -> None:
   jax.block_until_ready(compiled(variables, *inputs))
   device = jax.devices()[0]
   facts = {
-    "device": f"{device.platform}, {device.device_kind}, {platform.machine()}, {os.cpu_count()} CPU cores",
+    "device": f"{device.device_kind}, {platform.machine()}, {os.cpu_count()} CPU cores",
     "temporary_bytes": getattr(memory, "temp_size_in_bytes", None),
   }
   print(json.dumps(facts), flush=True)
@@ -313,7 +313,7 @@ def speed_table(measured: Mapping[str, Any]) -> list[str]:
   for name, found in measured.items():
     temporary = found["temporary_bytes"]
     rows.append([
-      name, f"{found['fps']:.2f}", f"{found['cpu_seconds_per_frame']:.3f}", f"{found['peak_bytes'] / 1e9:.2f}",
+      name, f"{found['fps']:.3g}", f"{found['cpu_seconds_per_frame']:.3f}", f"{found['peak_bytes'] / 1e9:.2f}",
       "–" if temporary is None else f"{temporary / 1e9:.2f}", found["dtype"], str(found["repeats"]),
       f"{found['load']:.1f}", found["together"],
     ])  # fmt: skip
@@ -358,7 +358,7 @@ def verdict(counted: Mapping[str, Any], measured: Mapping[str, Any]) -> list[str
     names = [f"{system}:pvt_v2_b5:{size}" for system in ("avsegformer", "sdavs")]
     if set(names) <= set(measured):
       slow, fast = (measured[name] for name in names)
-      what = f"{fast['fps'] / slow['fps']:.2f} times ({fast['fps']:.2f} against {slow['fps']:.2f})"
+      what = f"{fast['fps'] / slow['fps']:.2f} times ({fast['fps']:.3g} against {slow['fps']:.3g})"
       spent = slow["cpu_seconds_per_frame"] / fast["cpu_seconds_per_frame"]
       rows.append([f"frames a second at {size} px", "2.19 times (32.25 against 14.71)", what])
       rows.append([f"CPU seconds a frame at {size} px", "–", f"1 / {spent:.2f}"])
