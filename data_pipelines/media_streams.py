@@ -92,7 +92,7 @@ def probe_video(path: str | Path) -> VideoTrack:
     frame = next(_decoded(container, stream, [], "pictures"), None)
     if frame is None:
       raise InputError(f"{path}: not one of its pictures can be decoded; the file is damaged: copy it again.")
-    upright = turned(np.zeros((frame.height, frame.width, 1), np.uint8), display_matrix(frame))
+    upright = turned(np.zeros((frame.height, frame.width, 1), np.uint8), frame.rotation)
     rate = stream.average_rate or stream.guessed_rate or 25
     duration = float(stream.duration * stream.time_base) if stream.duration else None
     if duration is None and container.duration:
@@ -201,29 +201,14 @@ def length_s(track: SoundTrack) -> float:
   return sum(len(block) for block in blocks(track, [])) / track.rate_hz
 
 
-def display_matrix(frame: Any) -> tuple[int, int, int, int] | None:
-  """The four turning entries (a, b, c, d) of the picture's display matrix: shown = (a x + c y, b x + d y)."""
-  data = frame.side_data.get("DISPLAYMATRIX")
-  if data is None:
-    return None
-  a, b, _, c, d = np.frombuffer(bytes(data), "<i4")[:5].tolist()
-  return a, b, c, d
-
-
-def turned(picture: np.ndarray, matrix: tuple[int, int, int, int] | None) -> np.ndarray:
-  """[H, W, C] as it is shown: quarter turns and mirrorings, as phones write them."""
-  if matrix is None:
-    return picture
-  a, b, c, d = matrix
-  if abs(a) + abs(d) >= abs(b) + abs(c):
-    down, right = d < 0, a < 0
-  else:
-    picture, down, right = picture.swapaxes(0, 1), b < 0, c < 0
-  return picture[:: -1 if down else 1, :: -1 if right else 1]
+def turned(picture: np.ndarray, degrees: int) -> np.ndarray:
+  """[H, W, C] as it is shown, after quarter turns counter-clockwise, as phones ask for."""
+  return np.rot90(picture, round(degrees / 90) % 4)
 
 
 def _upright(frame: Any, size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
-  picture = turned(frame.to_ndarray(format="rgb24"), display_matrix(frame))
+  # Not `frame.side_data`, which would tell of mirrorings too: with PyAV 18 it keeps the frame in memory for ever.
+  picture = turned(frame.to_ndarray(format="rgb24"), frame.rotation)
   if picture.shape[:2] != size:  # streams may change their size under way
     from data_pipelines.transforms import resize_frames
 

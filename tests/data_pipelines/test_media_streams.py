@@ -1,5 +1,8 @@
 """Tracks of real files: upright, in step, gapless; what is damaged is left out and said."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -80,11 +83,32 @@ def test_pictures_are_upright(tmp_path, rotation, corner):
   assert found == [corner]
 
 
-def test_mirrorings_are_undone():
+def test_turns_are_counter_clockwise():
   picture = np.arange(6).reshape(2, 3, 1)
-  one = 1 << 16
-  assert media_streams.turned(picture, (-one, 0, 0, one))[..., 0].tolist() == [[2, 1, 0], [5, 4, 3]]
-  assert media_streams.turned(picture, (0, one, one, 0))[..., 0].tolist() == [[0, 3], [1, 4], [2, 5]]
+  assert media_streams.turned(picture, 90)[..., 0].tolist() == [[2, 5], [1, 4], [0, 3]]
+  assert media_streams.turned(picture, -90)[..., 0].tolist() == [[3, 0], [4, 1], [5, 2]]
+  assert media_streams.turned(picture, -180)[..., 0].tolist() == [[5, 4, 3], [2, 1, 0]]
+
+
+def test_decoded_pictures_are_let_go(tmp_path):
+  """Every picture of a large video is read; the process must not grow by more than a few of them."""
+
+  def resident_mb() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+  path = tmp_path / "a.mp4"
+  with Film(path, (720, 1280), 30.0) as film:
+    for k in range(60):
+      film.picture(np.full((720, 1280, 3), k, np.uint8), k / 30)
+  footage = video.open_footage(path)
+  if not Path("/proc/self/statm").exists():
+    pytest.skip("the process's memory is read from /proc")
+  found = []
+  for picture in footage.pictures(0.0):
+    picture.read()
+    found.append(resident_mb())
+  assert len(found) == 60
+  assert max(found) - found[19] < 20  # the 40 pictures since then are 53 MB as they are decoded, 105 as read
 
 
 def test_sound_that_begins_later_than_the_pictures_is_preceded_by_silence(tmp_path):
