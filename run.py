@@ -51,6 +51,7 @@ flags.DEFINE_float("fps", None, "predict, listen: frames a second of a folder of
 flags.DEFINE_integer(
   "stride", None, "predict, listen: seconds between windows; default the model's own length."
 )
+flags.DEFINE_boolean("half", None, "export: round weights to 16 bits, half the file.")
 flags.DEFINE_string("host", None, "serve: address to listen at.")
 flags.DEFINE_integer("port", None, "serve: port to listen at.")
 
@@ -140,7 +141,9 @@ MODES = {
   "predict": predict,
   "listen": listen,
   "serve": lambda: import_module("avs_jax.web.serve").serve(model(), **given("host", "port")),
-  "export": lambda: import_module("avs_jax.export").export(*config_and_workdir(), _OUTPUT.value),
+  "export": lambda: import_module("avs_jax.export").export(
+    *config_and_workdir(), _OUTPUT.value, **given("half")
+  ),
   "prepare": lambda: import_module("data_pipelines.prepare").prepare(config_and_workdir()[0], _OUTPUT.value),
   "check": lambda: sys.exit(import_module("data_pipelines.check").check(*config_and_workdir())),
   "convert": convert,

@@ -36,10 +36,13 @@ log = logging.getLogger(__name__)
 Function = Callable[..., dict[str, jax.Array]]
 
 
-def export(config: Any, workdir: str, output: str | None) -> dict[str, Any]:
+def export(config: Any, workdir: str, output: str | None, *, half: bool = False) -> dict[str, Any]:
   """Writes the run's best weights into the folder `output` as program, bundle and card.
 
   A `workdir` without checkpoints is filled from `config.init`, as in `evaluate`.
+
+  Args:
+    half: weights are rounded to 16 bits (3 digits), in the program too; the weight file has half the size.
 
   Returns: what the card says, as JSON can hold it.
 
@@ -51,6 +54,8 @@ def export(config: Any, workdir: str, output: str | None) -> dict[str, Any]:
   model = build_model(config)
   variables = weights_to_judge(config, model, workdir)
   check_weights(config, model, variables, workdir)
+  if half:
+    variables = jax.tree.map(rounded, variables)
   try:
     os.makedirs(output, exist_ok=True)
   except OSError as error:
@@ -62,13 +67,19 @@ def export(config: Any, workdir: str, output: str | None) -> dict[str, Any]:
   try:
     with open(os.path.join(output, PROGRAM), "wb") as file:
       file.write(exported.serialize())
-    bundle.save(os.path.join(output, WEIGHTS), variables, settings, card)
+    bundle.save(os.path.join(output, WEIGHTS), variables, settings, card, half=half)
     with open(os.path.join(output, CARD), "w", encoding="utf-8") as file:
       file.write(markdown(card, exported))
   except OSError as error:
     raise InputError(f"--output={output}: cannot be written ({error}); give another folder.") from None
   log.info("wrote %s, %s and %s to %s (%s)", PROGRAM, WEIGHTS, CARD, output, batching)
   return card
+
+
+def rounded(value: Any) -> np.ndarray:
+  """32-bit numbers rounded to what 16 bits hold; other arrays as they are."""
+  value = np.asarray(value)
+  return value.astype(np.float16).astype(np.float32) if value.dtype == np.float32 else value
 
 
 def load(path: str) -> jax.export.Exported:

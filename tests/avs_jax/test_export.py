@@ -106,6 +106,27 @@ def test_a_scoreboard_of_other_weights_is_said_to_be_so(exported, small):
   assert export.describe(config, variables, None)["trained_on"] == "AVSBench-S4"
 
 
+def test_sixteen_bits_halve_the_file_and_are_what_the_program_gets_too(exported, tmp_path, monkeypatch):
+  _, variables, folder, output = exported
+  lowered = []
+
+  def lower(model, variables, specs):
+    lowered.append(variables)
+    return export.load(str(output / export.PROGRAM)), export.TOGETHER
+
+  monkeypatch.setattr(export, "lower", lower)
+  export.export(common.from_workdir(str(folder)), str(folder), str(tmp_path), half=True)
+  stored, _, card = bundle.load(tmp_path / export.WEIGHTS)
+  jax.tree.map(np.testing.assert_array_equal, stored["params"], lowered[0]["params"])
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), stored["params"], variables["params"]
+  )
+  assert not card["scoreboard_is_of_these_weights"]
+  sizes = [(path / export.WEIGHTS).stat().st_size for path in (tmp_path, output)]
+  weights = 4 * sum(x.size for x in jax.tree.leaves(variables))
+  assert sizes[1] - sizes[0] == pytest.approx(weights / 2, rel=0.02)
+
+
 def test_a_folder_that_is_no_run_is_a_sentence(exported, small, tmp_path):
   config, _, folder, _ = exported
   with pytest.raises(InputError, match="nowhere/config.json is not there; give --config"):
