@@ -37,6 +37,7 @@ SYSTEMS = {
     "num_queries": 100,
     "mode": "paper",  # paper, released (checkpoint parity)
     "dilation": 2,  # queries that one mark opens
+    "interaction": "active",  # active, all: whether dormant queries take part in the decoder
     "perception_layers": 3,
     "encoder_layers": 6,
     "decoder_layers": 9,

@@ -18,6 +18,7 @@ from avs_jax.systems.system import Scene, System
 from avs_jax.types import AnyArray, Outputs
 
 MODES = ("paper", "released")
+INTERACTIONS = ("active", "all")
 
 
 class ActiveQueries(System):
@@ -32,6 +33,7 @@ class ActiveQueries(System):
     width: D; a multiple of 8 and of `heads`.
     mode: "paper" or "released".
     dilation: queries that one mark opens (paper).
+    interaction: "active" (paper: dormant queries take no part) or "all" (table 2 without it).
     perception_layers, dropout: of the self-attention over the marked sound (paper).
     adapters: bottlenecks in both decoders, and in the visual encoder where it can have them.
     head_classes: classes of the head, "nothing" not counted; 0: `num_classes`, released 150.
@@ -45,6 +47,7 @@ class ActiveQueries(System):
   num_queries: int = 100
   mode: str = "paper"
   dilation: int = 2
+  interaction: str = "active"
   perception_layers: int = 3
   encoder_layers: int = 6
   decoder_layers: int = 9
@@ -61,8 +64,10 @@ class ActiveQueries(System):
     super().__post_init__()
 
   def setup(self) -> None:
-    if self.mode not in MODES:
-      raise InputError(f"model.mode={self.mode!r} is not known; choose one of {', '.join(MODES)}.")
+    for key, allowed in (("mode", MODES), ("interaction", INTERACTIONS)):
+      value = getattr(self, key)
+      if value not in allowed:
+        raise InputError(f"model.{key}={value!r} is not known; choose one of {', '.join(allowed)}.")
     if self.width % CHANNELS_PER_GROUP or self.width % self.heads:
       needs = f"a multiple of {CHANNELS_PER_GROUP} and of its {self.heads} heads"
       raise InputError(f"model.width={self.width}: active_queries needs {needs}.")
@@ -125,7 +130,8 @@ class ActiveQueries(System):
     heard = projected.reshape(-1, 1, projected.shape[-1]) * opened[..., None]  # [B*T, Q, D], equation 3
     prompt = self.cross_a2t(heard, train=train) if is_paper else heard  # equation 4
     feature, levels = scene.features
-    masks, classes = self.query_decoder(prompt, feature, levels, opened > 0.5 if is_paper else None)
+    taking_part = opened > 0.5 if is_paper and self.interaction == "active" else None
+    masks, classes = self.query_decoder(prompt, feature, levels, taking_part)
     drawn = Outputs(
       logits=jnp.zeros((*shape[:2], *scene.size, self.num_classes), jnp.float32),
       visual_features=scene.unfold(scene.pyramid[-1]),

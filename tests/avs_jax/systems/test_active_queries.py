@@ -285,3 +285,20 @@ def test_settings_that_cannot_be_are_refused(variables):
     compiled(build(width=20)).lower({}, frames(), sound())
   with pytest.raises(InputError, match=r"marks are \[2, 2, 5\]; give one a query and second, \[2, 2, 6\]"):
     compiled(build()).lower(variables, frames(), sound(), MARKS[..., :5])
+
+
+def test_without_active_only_interaction_dormant_queries_have_a_say(variables):
+  def both(variables, frames, audio):
+    return [
+      build(interaction=kind).apply(variables, frames, audio, marks=MARKS, method="segment").query_masks[-1]
+      for kind in ("active", "all")
+    ]
+
+  active, every = jax.jit(both)(variables, frames(), sound())
+  moved = np.abs(active - every).max((2, 3))  # [B, T, Q]
+  assert moved[OPEN].min() > 1e-5
+  assert np.abs(active).max((2, 3))[~OPEN].max() == 0 < np.abs(every).max((2, 3))[~OPEN].min()
+  with pytest.raises(InputError, match="model.interaction='none' is not known; choose one of active, all"):
+    jax.eval_shape(
+      lambda: build(interaction="none").init(jax.random.key(0), frames(), np.zeros((2, 2, 96, 64)))
+    )
