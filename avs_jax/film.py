@@ -61,10 +61,10 @@ class Film:
         f"{self.path} cannot be written ({error}); give a folder that can be written to."
       ) from None
     rate = Fraction(self.fps).limit_denominator(1001)
-    # A fixed number of threads: the bytes do not depend on the machine. No B-pictures: of these a file with a
-    # variable rate would give wrong durations.
+    # One thread: with two, one file in twenty had other bytes (x264 of PyAV 18). No B-pictures: of these a file
+    # with a variable rate would give wrong durations.
     self.video: Any = self.container.add_stream("libx264", rate=rate, options={
-      "crf": QUALITY, "preset": "veryfast", "threads": "2", "bf": "0", "flags": "+bitexact"})  # fmt: skip
+      "crf": QUALITY, "preset": "veryfast", "threads": "1", "bf": "0", "flags": "+bitexact"})  # fmt: skip
     height, width = self.size
     self.video.width, self.video.height = width + width % 2, height + height % 2
     self.video.pix_fmt = "yuv420p"
