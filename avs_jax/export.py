@@ -144,7 +144,7 @@ def make_function(model: nn.Module, variables: Mapping[str, Any]) -> Function:
     if outputs.logits.shape[-1] > 1:
       result["logits"] = outputs.logits.astype(jnp.float32)
     if outputs.similarity is not None:
-      result["similarity"] = outputs.similarity.astype(jnp.float32)
+      result["similarity"] = jax.nn.sigmoid(outputs.similarity.astype(jnp.float32))
     return result
 
   return segment
@@ -155,8 +155,8 @@ def lower(
 ) -> tuple[jax.export.Exported, str]:
   """The program for every platform, and how it treats a batch.
 
-  Some systems cut their work by the size of the batch (SDAVS) or need it as a number (RAVS): while it is a
-  symbol they cannot be traced, and their clips are run one after the other. The numbers are the same.
+  Some parts cut their work by the size of the batch (SDAVS) or need it as a number (RAVS, the cosine guides):
+  while it is a symbol they cannot be traced, and clips are run one after the other. The numbers are the same.
   """
   segment = make_function(model, variables)
 
@@ -285,6 +285,8 @@ def markdown(card: Mapping[str, Any], exported: jax.export.Exported) -> str:
   text += f"\nOut: `probability` float32 `{clip}]`, that a pixel sounds"
   if card["num_classes"] > 1:
     text += f"; `logits` float32 `{clip}, {card['num_classes']}]` of the classes, 0 is background"
+  if "similarity" in exported.out_tree.unflatten(exported.out_avals):
+    text += f"; `similarity` float32 `[b, {card['seconds']}]` of picture and sound, 0 to 1"
   text += ". `b` is any number of clips.\n"
   text += "\n## Load the weights\n\n```python\nfrom avs_jax.predict import Predictor\n\n"
   text += f'predictor = Predictor.from_weights("{WEIGHTS}")\n```\n\n'
