@@ -8,7 +8,8 @@ docs/ravs.md.
 Settings: as configs/avss.py for the system; 224 px, as the paper says; 60 epochs, ours.
 
   python run.py --config=configs/vpo.py:ravs-msmi --workdir=runs/vpo --config.data.root=$AVS_DATA_ROOT
-    --config.model.visual=mit_b5 --config.model.audio=htsat --config.init.visual=mit_b5.pth --config.init.audio=htsat.ckpt
+    --config.model.visual=mit_b5 --config.init.visual=mit_b5.pth
+    --config.model.audio=htsat --config.init.audio=htsat.ckpt
 
 The argument holds up to three words in any order, joined by "-": a system (avsbench), a subset (ss, ms, msmi; msmi),
 and `binary` for masks of whatever sounds instead of classes, by the recipe of configs/ms3.py.
