@@ -36,7 +36,8 @@ def save(
     variables: {"params": ..., "batch_stats": ...}, nested.
     config_dict: what config.json of the run holds.
     card: what JSON can say of the model.
-    half: weights of 32 bits are stored in 16 (half the file, 3 digits); `load` gives 32 again.
+    half: arrays of 32 bits are stored in 16 (half the file, 3 digits) where none of their numbers is too large for
+      that (65,504), as a running variance may be; `load` gives 32 again.
 
   Raises:
     InputError: the folder cannot be written, the name does not end in ".safetensors", or a variable is no array
@@ -52,7 +53,7 @@ def save(
     value = np.asarray(value)
     if value.dtype.name == "bfloat16":
       value = value.astype(np.float32)
-    if half and value.dtype == np.float32:
+    if half and fits_half(value):
       value = value.astype(np.float16)
     if value.dtype.name not in _KINDS:
       raise InputError(
@@ -70,6 +71,11 @@ def save(
     raise InputError(f"{path} cannot be written ({error}); give a folder that can be written to.") from None
   finally:
     partial.unlink(missing_ok=True)
+
+
+def fits_half(value: np.ndarray) -> bool:
+  """Whether an array is of 32-bit numbers that 16 bits can hold."""
+  return value.dtype == np.float32 and bool((np.abs(value) <= np.finfo(np.float16).max).all())
 
 
 def load(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

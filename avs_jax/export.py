@@ -77,9 +77,9 @@ def export(config: Any, workdir: str, output: str | None, *, half: bool = False)
 
 
 def rounded(value: Any) -> np.ndarray:
-  """32-bit numbers rounded to what 16 bits hold; other arrays as they are."""
+  """32-bit numbers rounded to what 16 bits hold; other arrays, and those with larger numbers, as they are."""
   value = np.asarray(value)
-  return value.astype(np.float16).astype(np.float32) if value.dtype == np.float32 else value
+  return value.astype(np.float16).astype(np.float32) if bundle.fits_half(value) else value
 
 
 def load(path: str) -> jax.export.Exported:

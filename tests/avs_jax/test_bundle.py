@@ -81,3 +81,11 @@ def test_what_cannot_be_written_is_said(tmp_path):
     with pytest.raises(InputError, match=said):
       bundle.save(path, variables, CONFIG, {})
   assert not list(tmp_path.iterdir())
+
+
+def test_numbers_too_large_for_16_bits_keep_their_32(tmp_path):
+  path = tmp_path / "large.safetensors"
+  variables = {"params": {"w": np.float32([0.5])}, "batch_stats": {"var": np.float32([7e4, 1 / 3])}}
+  bundle.save(path, variables, CONFIG, {}, half=True)
+  loaded, _, _ = bundle.load(path)
+  np.testing.assert_array_equal(loaded["batch_stats"]["var"], variables["batch_stats"]["var"])
