@@ -59,7 +59,7 @@ def save(
       raise InputError(
         f"variable {name} is of type {value.dtype}; arrays of {', '.join(_KINDS)} can be stored."
       )
-    arrays[name] = np.ascontiguousarray(value)
+    arrays[name] = np.asarray(value, order="C")  # ascontiguousarray would give a scalar an axis
   partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
   try:
     with open(partial, "wb") as file:

@@ -61,7 +61,7 @@ def export(config: Any, workdir: str, output: str | None, *, half: bool = False)
   except OSError as error:
     raise InputError(f"--output={output}: the folder cannot be made ({error}); give another.") from None
   exported, batching = lower(model, variables, input_specs(config))
-  settings = json.loads(config.to_json_best_effort())
+  settings = portable(json.loads(config.to_json_best_effort()))
   card = describe(config, variables, report.read(workdir) if is_run(workdir) else None)
   card["batching"] = batching
   try:
@@ -74,6 +74,12 @@ def export(config: Any, workdir: str, output: str | None, *, half: bool = False)
     raise InputError(f"--output={output}: cannot be written ({error}); give another folder.") from None
   log.info("wrote %s, %s and %s to %s (%s)", PROGRAM, WEIGHTS, CARD, output, batching)
   return card
+
+
+def portable(settings: dict[str, Any]) -> dict[str, Any]:
+  """A config's settings without the folders of this machine that an application never reads."""
+  settings["data"]["media_cache"] = settings["warmup"]["folder"] = ""
+  return settings
 
 
 def rounded(value: Any) -> np.ndarray:

@@ -106,7 +106,7 @@ class Similarity(nn.Module):
 
 def agreement(seen: Float[Array, "B T N E"], heard: Float[Array, "_B T E"], clips: int) -> Agreement:
   """Of pictures and sounds; sounds beyond the first `clips` are decoys."""
-  decoys = heard[clips:] if len(heard) > clips else None
+  decoys = heard[clips:] if heard.shape[0] > clips else None
   heard = heard[:clips]
   return Agreement(compare(seen, heard), seen, heard, decoys)
 

@@ -192,7 +192,7 @@ class GroupUpdate(nn.Module):
     # Both softmaxes that read relevance, and keys, are blind to what is added to all tokens alike: no bias.
     key, value = dense(width, use_bias=False, name="k")(tokens), dense(width, name="v")(tokens)
     bias = jnp.broadcast_to(
-      relevance.astype(jnp.float32)[:, None, None], (len(compact), 1, compact.shape[1], tokens.shape[1])
+      relevance.astype(jnp.float32)[:, None, None], (compact.shape[0], 1, compact.shape[1], tokens.shape[1])
     )
     read = attend(*(x[:, :, None] for x in (query, key, value)), bias=bias)  # [n, P, 1, C]
     compact = compact + read[:, :, 0]

@@ -89,3 +89,12 @@ def test_numbers_too_large_for_16_bits_keep_their_32(tmp_path):
   bundle.save(path, variables, CONFIG, {}, half=True)
   loaded, _, _ = bundle.load(path)
   np.testing.assert_array_equal(loaded["batch_stats"]["var"], variables["batch_stats"]["var"])
+
+
+def test_a_scalar_stays_one_and_a_turned_array_keeps_its_order(tmp_path):
+  path = tmp_path / "shapes.safetensors"
+  turned = np.arange(6, dtype=np.float32).reshape(2, 3).T
+  bundle.save(path, {"params": {"scale": np.float32(4), "turned": turned}, "batch_stats": {}}, CONFIG, {})
+  loaded = bundle.load(path)[0]["params"]
+  assert loaded["scale"].shape == () and loaded["scale"] == 4
+  np.testing.assert_array_equal(loaded["turned"], turned)
