@@ -20,6 +20,7 @@ from jax.extend import core
 
 from avs_jax import mesh as meshes
 from avs_jax import optimizer as optimizers
+from avs_jax.export import unchecked
 from avs_jax.initialise import abstract_variables
 from avs_jax.model import build_model, build_objective, example_inputs, frozen_parts
 from avs_jax.step import TrainState, make_train_step
@@ -93,14 +94,16 @@ def count(config: Any, clips: int, *, compiles: bool = False) -> dict[str, float
     mesh=mesh,
     state_sharding=meshes.weight_sharding(mesh, state),
   )
-  batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), example_batch(config, clips))
+  batch = example_batch(config, clips)
   traced = train_step.trace(state, batch, jax.eval_shape(lambda: jax.random.key(0)))
   arguments = sum(nbytes(leaf) for leaf in jax.tree.leaves((state, batch)))
   temporary = alive(traced.jaxpr.jaxpr)
   found = {"arguments": arguments, "temporary": temporary, "total": arguments + temporary}
   if compiles:
     begin = time.perf_counter()
-    memory: Any = traced.lower().compile().memory_analysis()
+    with unchecked():  # lowering fills batches with shapes in place of arrays
+      lowered = traced.lower()
+    memory: Any = lowered.compile().memory_analysis()
     found["compiled_temporary"] = float(memory.temp_size_in_bytes)
     found["compiled_total"] = float(memory.argument_size_in_bytes + memory.temp_size_in_bytes)
     found["compile_s"] = time.perf_counter() - begin

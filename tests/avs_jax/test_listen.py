@@ -20,7 +20,7 @@ class Bright(Predictor):
 
   def __init__(self, hears: str):
     self.hears, self.seconds, self.size, self.batch, self.class_names = hears, 2, 16, 1, ()
-    self.name, self.weights_digest = f"hears {hears}", "0"
+    self.name, self.weights_digest, self.stereo = f"hears {hears}", "0", False
 
   def _judge(self, group):
     return [[self.maps(w, min(t, len(w.frames) - 1)) for t in range(2)] for w in group]
