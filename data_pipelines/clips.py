@@ -11,6 +11,15 @@ from typing import Protocol
 import numpy as np
 
 SAMPLE_RATE_HZ = 16_000
+# Subsets of both stand-ins, and what their clips are called; the order decides what generated clips draw.
+SUBSETS = {
+  "single": "single-source",
+  "multi": "multi-source",
+  "semantic": "semantic",
+  "vpo_ss": "VPO-like single-source",
+  "vpo_ms": "VPO-like multi-source",
+  "vpo_msmi": "VPO-like two-of-a-kind and multi-source",
+}
 # Kinds of clips that are scored apart: an object sounds in some seconds and not in others; two of one category.
 SWITCH, PAIR = "switch", "pair"
 

@@ -25,19 +25,10 @@ import numpy as np
 
 from avs_jax.errors import InputError
 from data_pipelines import stereo
-from data_pipelines.clips import PAIR, SAMPLE_RATE_HZ, Clip, kinds_of
+from data_pipelines.clips import PAIR, SAMPLE_RATE_HZ, SUBSETS, Clip, kinds_of
 from data_pipelines.sprites import BROAD, CATEGORIES, Look, area, draw, rgb
 from data_pipelines.synthesis import synthesize
 
-SUBSETS = ("single", "multi", "semantic", "vpo_ss", "vpo_ms", "vpo_msmi")
-KINDS = {
-  "single": "single-source",
-  "multi": "multi-source",
-  "semantic": "semantic",
-  "vpo_ss": "VPO-like single-source",
-  "vpo_ms": "VPO-like multi-source",
-  "vpo_msmi": "VPO-like two-of-a-kind and multi-source",
-}
 BANDS = {
   "train": (0.0, 0.6),
   "val": (0.65, 0.8),
@@ -117,7 +108,7 @@ class Generated:
     has_pan: bool = False,
   ):
     for name, value, known in (
-      ("subset", subset, SUBSETS),
+      ("subset", subset, tuple(SUBSETS)),
       ("split", split, tuple(BANDS)),
       ("annotated", annotated, ("all", "first")),
     ):
@@ -132,7 +123,7 @@ class Generated:
     has_classes = subset == "semantic" or (subset.startswith("vpo") and not binary)
     self.num_classes = 1 + len(CATEGORIES) if has_classes else 1
     self.has_pan = has_pan
-    self.title = f"generated {KINDS[subset]} clips (stand-in)"
+    self.title = f"generated {SUBSETS[subset]} clips (stand-in)"
     self.ids = tuple(f"{subset}_{split}_{seed}_{i:05d}" for i in range(num_clips))
 
   def __len__(self) -> int:
@@ -228,7 +219,7 @@ class Generated:
   def _rng(self, index: int, what: str, number: int = 0) -> np.random.Generator:
     """A generator of its own for each part of each clip, so that one part never shifts another."""
     stream = ("choice", "script", "heard", "sound", "voice", "scene", "grain").index(what)
-    which = (SUBSETS.index(self.subset), tuple(BANDS).index(self.split))
+    which = (tuple(SUBSETS).index(self.subset), tuple(BANDS).index(self.split))
     return np.random.default_rng([self.seed, *which, index, stream, number])
 
   def _choose(self, index: int) -> list[str]:

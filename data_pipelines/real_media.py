@@ -28,22 +28,13 @@ from PIL import Image
 
 from avs_jax.errors import InputError
 from data_pipelines import compose, media_packages
-from data_pipelines.clips import SAMPLE_RATE_HZ, Clip
+from data_pipelines.clips import SAMPLE_RATE_HZ, SUBSETS, Clip
 from data_pipelines.media_bank import Bank, Item, load_bank, write_bank
 
 DEFAULT_CLASSES = (
   *("chicken", "duck", "cow", "dog", "bigcat", "bee"),
   *("trumpet", "violin", "drumkit", "person", "fireengine", "car"),
 )
-# subset -> what its clips are called
-SUBSETS = {
-  "single": "single-source",
-  "multi": "multi-source",
-  "semantic": "semantic",
-  "vpo_ss": "VPO-like single-source",
-  "vpo_ms": "VPO-like multi-source",
-  "vpo_msmi": "VPO-like two-of-a-kind and multi-source",
-}
 PAIR_SHARE = 0.5  # of vpo_msmi's clips: two of a kind, one sounding; the others are as vpo_ms
 # split -> splits of the pictures, the recordings and the backgrounds it draws from
 POOLS = {
