@@ -44,8 +44,10 @@ def enter(jobs: Jobs, **ask) -> Job:
 
 def test_a_job_gives_only_the_files_that_it_listed(make):
   jobs = make()
-  job = enter(jobs)
-  (job.inbox / "video.mp4").write_text("uploaded") if job.inbox.exists() else None
+  with jobs.arriving() as job:
+    (job.inbox / "video.mp4").write_text("uploaded")
+    job.ask = {"name": "a"}
+    jobs.submit(job)
   wait(lambda: job.ended_s)
   assert (job.state, job.done, job.summary) == (DONE, 1.0, {"asked": "a"})
   assert jobs.file(job, "result.txt").read_text() == "x"
