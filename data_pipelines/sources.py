@@ -1,11 +1,15 @@
 """From a config to a data set: a real one at `data.root`, or the stand-in, which is said loudly."""
 
+import contextlib
+import json
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from avs_jax.errors import InputError
+from data_pipelines import loader
 from data_pipelines.clips import Clip, Source
 
 log = logging.getLogger(__name__)
@@ -16,6 +20,25 @@ SUBSETS = {
   "avss": "semantic",
   **{name: name for name in ("vpo_ss", "vpo_ms", "vpo_msmi")},
 }
+
+
+_remembered: dict[str, Source] | None = None  # what `build` gave inside `remembering`
+_NO_CONTENT = ("cache_mb", "threads", "workers")  # settings of config.data that change no clip
+
+
+@contextlib.contextmanager
+def remembering() -> Iterator[None]:
+  """Inside, `build` gives the same source for the same settings, with one memory of its clips.
+
+  For many runs on one data set in one process: only the first of them reads or composes the clips. Each source keeps
+  up to the `data.cache_mb` of the run that asked for it first.
+  """
+  global _remembered  # noqa: PLW0603  the process's one memory
+  before, _remembered = _remembered, {}
+  try:
+    yield
+  finally:
+    _remembered = before
 
 
 def build(config: Any, split: str, *, limit: int = 0) -> Source:
@@ -33,16 +56,25 @@ def build(config: Any, split: str, *, limit: int = 0) -> Source:
   data = config.data
   if data.name not in SUBSETS:
     raise InputError(f"data.name={data.name!r} is not a data set; choose one of {', '.join(SUBSETS)}.")
-  if data.root:
-    source = _real(config, split)
-  else:
-    source = _stand_in(config, split)
+  source = _make(config, split, limit) if _remembered is None else _recall(_remembered, config, split, limit)
+  if not data.root:
     log.warning(
       "data.root is empty: %s uses %s; its figures say nothing of %s.", split, source.title, data.name.upper()
     )
-  if limit and limit < len(source):
-    return Limited(source, limit)
   return source
+
+
+def _recall(kept: dict[str, Source], config: Any, split: str, limit: int) -> Source:
+  settings = {name: value for name, value in config.data.to_dict().items() if name not in _NO_CONTENT}
+  key = json.dumps([settings, config.model.num_classes, config.model.stereo, split, limit], sort_keys=True)
+  if key not in kept:
+    kept[key] = loader.keep(_make(config, split, limit), config.data.cache_mb)
+  return kept[key]
+
+
+def _make(config: Any, split: str, limit: int) -> Source:
+  source = _real(config, split) if config.data.root else _stand_in(config, split)
+  return Limited(source, limit) if limit and limit < len(source) else source
 
 
 def _real(config: Any, split: str) -> Source:

@@ -63,12 +63,13 @@ CLAIMS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 
 _VPO: Changes = {"data": {"name": "vpo_msmi"}, "model": {"stereo": True}}
 _QUICK: Changes = {
-  "data": {"seed": 1, "seconds": 3, "clips": {"train": 2400, "val": 40, "test": 160}},
+  "data": {"seed": 1, "seconds": 3, "clips": {"train": 3200, "val": 40, "test": 160}},
+  "model": {"width": 24},
   "augment": {"flip": True},
   "warmup": {"steps": 400, "frames": 1},
-  "schedule": {"epochs": 4},
+  "schedule": {"epochs": 1},  # 400 steps, no clip twice
   "loss": ravs.RECIPES["tiny"][0]["loss"],
-  "eval": {"pictures": 6},
+  "eval": {"pictures": 6, "every_epochs": 1.0},
 }
 _MEDIA: Changes = {
   "loss": ravs.RECIPES["tiny"][0]["loss"],

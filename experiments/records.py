@@ -6,6 +6,7 @@ packed; the frames themselves are made or read again from the data set).
 """
 
 import base64
+import glob
 import json
 import os
 import zlib
@@ -177,6 +178,26 @@ def read(path: str) -> dict[str, Any] | None:
       f"{path} is no record of this version ({error}); delete it to train the run again."
     ) from None
   return record
+
+
+def find(folder: str, config: Any) -> dict[str, Any] | None:
+  """A record of exactly this config's settings, in whatever study; None where there is none."""
+  wanted = json.loads(json.dumps(_rounded(settings(config))))
+  for path in sorted(glob.glob(os.path.join(folder, "*", "*.json"))):
+    record = _loose(path)
+    if record.get("settings") == wanted:
+      return read(path)
+  return None
+
+
+def _loose(path: str) -> dict[str, Any]:
+  """What a file holds, whatever it is; {} where it is no JSON object."""
+  try:
+    with open(path, encoding="utf-8") as file:
+      found = json.load(file)
+  except ValueError:
+    return {}
+  return found if isinstance(found, dict) else {}
 
 
 def read_all(folder: str, study: Any) -> dict[str, list[dict[str, Any]]]:

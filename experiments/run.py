@@ -183,6 +183,8 @@ def train_all(study: Study, runs: Sequence[Run], folder: str, minutes: float = 0
       break
     left = remaining(due[number:], runs)
     about = f", about {duration(left)} left" if left else ""
+    if take_over(study, run, folder):
+      continue
     log.info("=== run %d of %d: %s%s", number + 1, len(due), run.name, about)
     try:
       record = train_one(study, run, folder)
@@ -195,6 +197,18 @@ def train_all(study: Study, runs: Sequence[Run], folder: str, minutes: float = 0
       log.error("=== %s FAILED: %s", run.name, failed[run.name])
     jax.clear_caches()  # each run compiles anew from the disk's cache; what it held is never used again
   return failed
+
+
+def take_over(study: Study, run: Run, folder: str) -> bool:
+  """Whether a run of the same settings has a record by now, in whatever study; if so, it is this run's too."""
+  if run.row.partner or run.row.before:  # what these records hold is not told by the settings alone
+    return False
+  found = records.find(folder, run.config)
+  if found is None:
+    return False
+  log.info("=== %s is %s-%d of study %s", run.name, found["row"], found["seed"], found["study"])
+  records.write(folder, {**found, "study": study.name, "row": run.row.name})
+  return True
 
 
 def remaining(due: Sequence[Run], runs: Sequence[Run]) -> float | None:
@@ -281,9 +295,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{run.name}: {'done' if is_done(run) else 'to be run'}")
       return 0
     from avs_jax import mesh
+    from data_pipelines import sources
 
     mesh.keep_compiled_programs()
-    failed = train_all(study, runs, options.records, options.minutes)
+    with sources.remembering():  # rows share their clips
+      failed = train_all(study, runs, options.records, options.minutes)
   if options.tables_only or records.read_all(options.records, study):
     paths = list(write_tables(study, options.records, output, command))
     if options.into:

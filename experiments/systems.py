@@ -57,11 +57,12 @@ WAYS: dict[str, Changes] = {
 }
 _EVAL = {"pictures": 3, "noise_mix": {"kind": ("brown", "made_train"), "snr_db": (10.0, 0.0)}}
 _QUICK: Changes = {
-  "data": {"seed": 1, "seconds": 3, "clips": {"train": 2400, "val": 40, "test": 100}},
-  "augment": {"flip": True, "crop": 0.85},
+  "data": {"seed": 1, "seconds": 3, "clips": {"train": 3200, "val": 40, "test": 100}},
+  "model": {"width": 24},
+  "augment": {"flip": True},
   "warmup": {"steps": 400, "frames": 1},
-  "schedule": {"epochs": 2},
-  "eval": _EVAL,
+  "schedule": {"epochs": 1},  # 400 steps, no clip twice
+  "eval": {**_EVAL, "every_epochs": 1.0},
 }
 _MEDIA: Changes = {
   "data": {"seed": 1, "clips": {"train": 2400, "val": 24, "test": 100}},

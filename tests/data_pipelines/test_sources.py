@@ -1,5 +1,6 @@
 """From a config to a data set: VPO by name, its masks by the model's classes, directions where they are asked for."""
 
+import chex
 import pytest
 
 from avs_jax.errors import InputError
@@ -36,3 +37,19 @@ def test_real_data_without_directions_are_refused_to_a_model_that_asks(tmp_path)
     )
   with pytest.raises(InputError, match=r"VPO-SS: .* set data\.root to the folder"):
     sources.build(config(data_name="vpo_ss", data_root=str(tmp_path)), "train")
+
+
+def test_runs_of_one_command_share_their_clips_and_get_the_same_ones_as_alone():
+  alone = sources.build(config(), "val")
+  assert sources.build(config(), "val") is not alone
+  with sources.remembering():
+    shared = sources.build(config(), "val")
+    assert sources.build(config(data_threads=3, data_cache_mb=9, schedule_batch=4), "val") is shared
+    for other in (config(data_seed=5), config(data_size=48), config(model_num_classes=71)):
+      assert sources.build(other, "val") is not shared
+    assert sources.build(config(), "test") is not shared and len(sources.build(config(), "val", limit=1)) == 1
+    for index in range(len(alone)):
+      for _ in range(2):  # composed, then remembered
+        chex.assert_trees_all_equal(vars(shared.clip(index)), vars(alone.clip(index)))
+    assert shared.clip(0).frames is shared.clip(0).frames
+  assert sources.build(config(), "val") is not shared

@@ -97,6 +97,17 @@ def test_a_run_whose_record_is_of_the_same_config_is_skipped_and_of_another_is_n
   assert "which is now" in caplog.text  # the old work directory was moved away, not trained on
 
 
+def test_a_run_that_another_study_has_made_is_not_made_again(command, instant, study_file, tmp_path):
+  command("--only=prior", "--seeds=0")
+  (tmp_path / "records" / "tiny" / "notes.json").write_text("no record")
+  command("--only=prior,guide", f"--study={study_file}:other")
+  assert instant == [("prior, seed 0", 0), ("guide, seed 0", 0), ("prior, seed 1", 1), ("guide, seed 1", 1)]
+  theirs, ours = (
+    records.read(str(tmp_path / "records" / study / "prior-0.json")) for study in ("tiny", "other")
+  )
+  assert theirs["study"] == "tiny" and ours == {**theirs, "study": "other"}
+
+
 def test_a_setting_that_changes_no_figure_or_is_newer_than_the_record_makes_no_difference(
   command, instant, study_file, tmp_path
 ):
