@@ -214,6 +214,7 @@ def tables(data: str, has_warmup: bool) -> tuple[Table, ...]:
       "frontier", "Positive IoU against G-FPR at other thresholds", "frontier", ("model",),
       (*both, *_lines((("negatives alone", "negatives_warm"),))),
     ),
+    Table("refused", "Own sounds refused", "refused", ("model",), both),
   )  # fmt: skip
 
 

@@ -15,7 +15,8 @@ from avs_jax.errors import InputError
 from experiments.paper_rows import PaperRow
 
 Form = Literal[
-  "conditions", "conditions_mixed", "globals", "unseen", "mixed", "against", "frontier", "kinds", "kinds_against"
+  "conditions", "conditions_mixed", "globals", "unseen", "mixed", "refused", "against", "frontier", "kinds",
+  "kinds_against",
 ]  # fmt: skip
 
 
@@ -57,9 +58,10 @@ class Table:
     title: what it shows.
     form: conditions: own sound, each negative, G; conditions_mixed: and the own sound under each noise of
       `eval.noise_mix`; globals: G alone; unseen: a line for each unseen sound; mixed: a line for the own sound
-      and one for it under each noise; against: what each line loses against one of them; frontier: the highest
-      positive IoU at bounds of G-FPR; kinds: own sound on all clips, where sounds come and go, and on two of a kind;
-      kinds_against: what each line gains on these against one row.
+      and one for it under each noise; refused: how many own seconds get no mask, and what that costs;
+      against: what each line loses against one of them; frontier: the highest positive IoU at bounds of
+      G-FPR; kinds: own sound on all clips, where sounds come and go, and on two of a kind; kinds_against:
+      what each line gains on these against one row.
     labels: heads of the columns of words.
     paper: the printed lines that stand beside ours.
     against: of these forms, the row that the others are compared with.

@@ -30,6 +30,7 @@ _HEADS = {
     "own iou_frame", "lost iou_frame", "lost f_max_batch20", "printed: lost J", "printed: lost F", "seeds that lose",
     "holds",
   ),
+  "refused": ("own iou_frame", "own seconds without a mask", "iou_frame of the others"),
   "frontier": (
     "own iou_frame", "g_fpr",
     *(f"mask sweep, g_fpr <= {limit:g}" for limit in frontier.LIMITS),
@@ -89,6 +90,8 @@ def cells(
     return _frontier_cells(records)
   if form == "mixed":
     return _mixed_cells(records, sound)
+  if form == "refused":
+    return [spread(values, "iou_frame") for values in zip(*map(_refused, records), strict=True)]
   columns = [(sound, name) for name in _HEADS["unseen"]] if form == "unseen" else _columns(form, mixes)
   return [spread([figure(record, *column) for record in records], column[1]) for column in columns]
 
@@ -111,6 +114,19 @@ def _mixed_cells(records: Sequence[Mapping[str, Any]], sound: str) -> list[str]:
     shown.append(spread(values, name))
     lost.append(spread([None if a is None or b is None else a - b for a, b in pairs], name))
   return [*shown, *(["–"] * 2 if sound == "positive" else lost)]
+
+
+def _refused(record: Mapping[str, Any]) -> tuple[float | None, ...]:
+  """In per cent: IoU under the own sound, the share of seconds with no mask at all, and the IoU of the others.
+
+  A second without a mask has IoU 0 where there is an object; where there is none in some, the last is not told.
+  """
+  iou, quiet = (figure(record, "positive", name) for name in ("iou_frame", "quiet_frames"))
+  always = iou == figure(record, "positive", "iou_frame_nonempty")
+  others = (
+    100 * iou / (100 - quiet) if always and iou is not None and quiet is not None and quiet < 100 else None
+  )
+  return iou, quiet, others
 
 
 def _against_cells(table: Table, line: Line, records: Records) -> list[str]:
@@ -254,6 +270,7 @@ def _printed(row: PaperRow, form: str, mixes: int = 0) -> list[str]:
   g = [dash] * 3 if row.g is None else [*(f"{value:.{last}f}" for value in row.g[:2]), f"{row.g[2]:.3f}"]
   if form == "globals":
     return g
+  assert form != "refused", "no paper prints it"
   if form == "unseen":
     assert row.unseen is not None  # tables 5 and 6
     if row.is_fraction:
@@ -291,6 +308,10 @@ def notes_of(table: Table, records: Records) -> list[str]:
       "Own sound: on all test clips; on those in which an object sounds in some seconds only; on those that show two"
       " of one category, of which one sounds."
     )
+  elif table.form == "refused":
+    notes = [
+      "In per cent. A second without a mask counts as IoU 0: what a gate that refuses own sounds costs."
+    ]
   elif table.form == "kinds_against":
     notes.append(f"Gained against the row {table.against} with the same seed, on the same clips.")
   elif table.form == "unseen":

@@ -58,13 +58,13 @@ def test_every_row_of_the_robust_study_is_a_config_and_every_table_has_its_print
   benchmark = "MS3" if "multi" in arg or arg == "ms3" else "S4"
   assert {config.data.name for config in configs.values()} == {benchmark.lower()}
   tables = {table.name: table for table in found.tables}
-  expected = {"table_2", "table_4", "table_5" if benchmark == "S4" else "table_6", "table_9", "frontier"}
+  expected = {"table_2", "table_4", "table_5" if benchmark == "S4" else "table_6", "table_9", "frontier", "refused"}
   if not arg.startswith("real_media"):
     expected |= {"table_3", "table_7", "table_8", "parts"}
   assert set(tables) == expected
   for name, table in tables.items():
     assert all(row.data == benchmark for row in table.paper)
-    assert bool(table.paper) == (name not in ("frontier", "parts"))
+    assert bool(table.paper) == (name not in ("frontier", "parts", "refused"))
     words = len(table.labels) + (table.form == "unseen")
     assert all(len(row.labels) <= words for row in table.paper), name
     assert all(len(line.labels) == len(table.labels) for line in table.lines), name

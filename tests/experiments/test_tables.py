@@ -156,3 +156,18 @@ def test_losses_against_a_row_are_taken_seed_by_seed_beside_the_printed_ones(mad
   assert (found["worse"]["printed: lost J"], found["worse"]["printed: lost F"]) == ("1.4", "1.2")
   assert found["mixed"]["seeds that lose"] == "1 of 3" and found["mixed"]["holds"] == "undecided"
   assert found["mixed"]["printed: lost J"] == "–"
+
+
+def test_refused_seconds_are_told_from_bad_outlines(made):
+  _, kept = made
+  records = copy.deepcopy(kept["prior"][:2])
+  for record, quiet in zip(records, (0.1, 0.3), strict=True):
+    record["figures"]["positive"] |= {"iou_frame": 0.63, "iou_frame_nonempty": 0.63, "quiet_frames": quiet}
+  table = Table("t", "T", "refused", ("model",), (Line(("gated",), "prior"),))
+  header, rows, _ = tables.build(table, {"prior": records})
+  found = dict(zip(header, rows[0], strict=True))
+  assert found["own seconds without a mask"] == "20.0 ± 14.1"
+  assert found["iou_frame of the others"] == "80.0 ± 14.1"  # 63 / .9 and 63 / .7
+  records[0]["figures"]["positive"]["iou_frame"] = 0.7  # some of its seconds show nothing that sounds
+  found = dict(zip(header, tables.build(table, {"prior": records[:1]})[1][0], strict=True))
+  assert found["iou_frame of the others"] == "–"
