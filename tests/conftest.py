@@ -30,6 +30,9 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 flags.FLAGS.mark_as_parsed()
 
+# Ends what hangs; never the time that something may take, for machines are slow and shared.
+PATIENCE_S = 1200.0
+
 GOLDEN = ROOT.parent / "shared" / "golden"
 
 

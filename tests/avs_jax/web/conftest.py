@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import itertools
 import json
 import threading
 import time
@@ -15,6 +16,7 @@ from avs_jax.web.jobs import Jobs, Limits
 from avs_jax.web.samples import Sample
 from configs import tiny
 from data_pipelines import video
+from tests.conftest import PATIENCE_S
 
 
 class Listener:
@@ -59,7 +61,7 @@ class Client:
 
   def ask(self, method: str, path: str, body: bytes | None = None, headers: dict | None = None):
     """(status, body, headers)."""
-    connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
     try:
       connection.request(method, path, body, headers or {})
       answer = connection.getresponse()
@@ -84,7 +86,7 @@ class Client:
     status, said, _ = self.ask("POST", "/api/jobs", body, headers)
     return status, json.loads(said)
 
-  def finish(self, job: str, timeout_s: float = 60):
+  def finish(self, job: str, timeout_s: float = PATIENCE_S):
     """The job's last state."""
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
@@ -102,14 +104,15 @@ def listener():
 
 @pytest.fixture
 def server(tmp_path):
-  """server(work, limits=…, samples=…) -> (client, jobs); stopped after the test."""
+  """server(work, limits=…, samples=…) -> (client, jobs), its jobs in a folder of their own; stopped after the test."""
+  numbers = itertools.count()
   with contextlib.ExitStack() as stack:
 
     def start(work, limits=None, samples=(), model=None):
       from avs_jax.web import serve as serving
       from avs_jax.web.app import make_app
 
-      jobs = Jobs(work, tmp_path / "jobs", limits or Limits())
+      jobs = Jobs(work, tmp_path / f"jobs_{next(numbers)}", limits or Limits())
       stack.callback(jobs.close)
       samples = [Sample(name, path, title) for name, path, title in samples]
       app = make_app(jobs, model=model or {"title": "fake"}, samples=samples, hosts=("127.0.0.1",))
@@ -120,7 +123,8 @@ def server(tmp_path):
 
       def stop() -> None:
         running.should_exit = True
-        thread.join(timeout=10)
+        thread.join(timeout=PATIENCE_S)
+        assert not thread.is_alive(), "the server did not stop"
 
       stack.callback(stop)
       while not running.started:
