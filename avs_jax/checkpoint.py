@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import absl.logging
@@ -107,13 +107,24 @@ class Checkpoints:
       if jax.process_count() == 1:  # one copy serves the digest and the file; several hosts write their parts
         host = jax.tree.map(np.asarray, state)
       # As JSON gives it back: lists, not tuples.
-      meta = json.loads(json.dumps({**meta, "step": step, "digest": digest(host)}))
+      names = [name_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(host)]
+      meta = json.loads(json.dumps({**meta, "step": step, "digest": digest(host), "names": names}))
       meta["meta_digest"] = meta_digest(meta)
-      self.manager.save(
+      is_taken = self.manager.save(
         step, args=ocp.args.Composite(state=ocp.args.StandardSave(host), meta=ocp.args.JsonSave(meta))
       )
+      if not is_taken:
+        raise RuntimeError(f"a later one, of step {self.steps()[-1]}, is there: see `forget_after`")
     except (OSError, ValueError, RuntimeError) as error:
       raise self._unwritable(step, error) from error
+
+  def forget_after(self, step: int) -> None:
+    """Deletes the checkpoints of later steps: broken ones, or another training's; none can be saved before them."""
+    later = [each for each in self.steps() if each > step]
+    for each in later:
+      self.manager.delete(each)
+    if later:
+      log.warning("%s: deleted checkpoints %s, which this run will write anew", self.folder, later)
 
   def wait(self) -> None:
     """Blocks until what was saved is on disk. Raises like `save`."""
@@ -160,7 +171,8 @@ class Checkpoints:
 
   def _restore(self, step: int, target: Tree) -> tuple[Tree, dict]:
     meta = self._read_meta(step)
-    self._check_shapes(step, target, meta["digest"])
+    # Not the digest's names: several hosts cannot sum arrays that none of them holds whole.
+    self._check_shapes(step, target, meta.get("names", meta["digest"]))
     abstract = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)), target
     )
@@ -194,7 +206,7 @@ class Checkpoints:
         log.warning("%s: checkpoint %d is unreadable (%s)", self.folder, step, reason)
     return None
 
-  def _check_shapes(self, step: int, target: Tree, saved: Mapping[str, int]) -> None:
+  def _check_shapes(self, step: int, target: Tree, saved: Collection[str]) -> None:
     wanted = {name_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(target)}
     missing, extra = sorted(wanted - set(saved)), sorted(set(saved) - wanted)
     if missing or extra:

@@ -171,10 +171,13 @@ def histogram(values: Float[np.ndarray, "N"], low: float, high: float, bins: int
   return np.histogram(np.clip(values, low, high), bins=bins, range=(low, high))[0].tolist()
 
 
-def similarities(statistics: Mapping[str, Statistics]) -> dict[str, Any] | None:
+def similarities(statistics: Mapping[str, Statistics], guide: str) -> dict[str, Any] | None:
   """The Robust paper's figure 4 as numbers; None without a guide.
 
-  Values within [-1, 1] (a cosine) are kept as they are, others become probabilities by a sigmoid.
+  A plain cosine is kept as it is, other similarities become probabilities by a sigmoid.
+
+  Args:
+    guide: `config.debias.guide`.
 
   Returns: scale ("cosine" or "probability"), low, high, and per sound the histogram and the mean.
   """
@@ -185,7 +188,7 @@ def similarities(statistics: Mapping[str, Statistics]) -> dict[str, Any] | None:
   }
   if not found:
     return None
-  is_cosine = all(np.abs(values).max() <= 1 + 1e-6 for values in found.values())
+  is_cosine = guide in ("cosine", "cosine_released")
   low = -1.0 if is_cosine else 0.0
   shown = {name: values if is_cosine else 1 / (1 + np.exp(-values)) for name, values in found.items()}
   return {

@@ -21,11 +21,16 @@ def make_mesh(batch: int, model: int = 1, devices: list | None = None) -> Mesh:
     model: devices that share one copy of the weights.
 
   Raises:
-    InputError: `model` does not divide the number of devices.
+    InputError: `model` does not divide the number of devices, or that of one host's.
   """
   devices = list(jax.devices() if devices is None else devices)
   if len(devices) % model:
     raise InputError(f"mesh.model={model} must divide the {len(devices)} devices of this machine.")
+  if jax.local_device_count() % model:
+    raise InputError(
+      f"mesh.model={model} must divide the {jax.local_device_count()} devices of each host: a copy of the weights"
+      " shares one host's clips."
+    )
   data = len(devices) // model
   if jax.process_count() == 1:
     while batch % data:

@@ -104,9 +104,10 @@ def labels(batch: Batch) -> tuple[Bool[Array, "B T G"], Bool[Array, "B T G"]]:
   seen = jnp.broadcast_to(batch.visible[:, None], batch.sounding.shape)
   is_silent, is_noise = kind == int(Condition.SILENCE), kind == int(Condition.NOISE)
   heard = batch.sounding & ~is_silent & ~is_noise
+  present = batch.present[..., None]  # padding shows and says nothing
   return (
-    jnp.concatenate([seen, nothing, nothing], -1),
-    jnp.concatenate([heard, is_silent, is_noise], -1),
+    jnp.concatenate([seen, nothing, nothing], -1) & present,
+    jnp.concatenate([heard, is_silent, is_noise], -1) & present,
   )
 
 
@@ -165,7 +166,13 @@ def ingredients(config: Any, source: Any) -> dict[str, Any]:
   chosen = config.to_dict()
   found = {
     "seed": config.seed,
-    "data_set": [source.title, len(source), zlib.crc32("\n".join(source.ids).encode()), config.data.size],
+    "data_set": [
+      source.title,
+      len(source),
+      zlib.crc32("\n".join(source.ids).encode()),
+      config.data.size,
+      config.data.seconds,
+    ],
     "categories": source.categories,
     "warmup": {
       key: chosen["warmup"][key] for key in ("steps", "batch", "lr", "frames", "pictures", "nonsense")
@@ -174,6 +181,7 @@ def ingredients(config: Any, source: Any) -> dict[str, Any]:
     "noising": chosen["noising"],
     "augment": chosen["augment"],
     "init": chosen["init"],
+    "front_end": chosen["negatives"]["front_end"],
     "multipliers": chosen["optimizer"]["multipliers"],
   }
   return json.loads(json.dumps(found, sort_keys=True))

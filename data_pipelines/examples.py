@@ -131,16 +131,19 @@ class Composer:
     rng = np.random.default_rng([self.seed, epoch + 1, index, 7])
     is_training = epoch != EVALUATION
     wave, log_mel, sounding = self._sound(clip, index, pair, epoch, sound)
+    is_noised = (
+      is_training and self.noising and pair.condition in (POSITIVE, OFFSCREEN) and self.noising.chooses(rng)
+    )
     if wave is not None and is_training and pair.condition != SILENCE:
       before = wave
       if self.augment:
         wave = self.augment.waveform(wave, rng)
-      if self.noising and pair.condition in (POSITIVE, OFFSCREEN):
+      if is_noised:
         wave = self.noising.waveform(wave, rng)
       log_mel = log_mel if wave is before else None
     if log_mel is None:
       log_mel = self._own_log_mel(clip, index, wave, pair, sound)
-    if is_training and self.noising and pair.condition in (POSITIVE, OFFSCREEN):
+    if is_noised:
       log_mel = self.noising.log_mel(log_mel, rng)
     if is_training and self.augment:
       log_mel = self.augment.log_mel(log_mel, rng)

@@ -161,10 +161,12 @@ class Noising:
       raise InputError(f"noising: steps {self.steps} must rise and lie within 0 to {self.diffusion.steps}.")
     check_colours(self.colours, self.recordings)
 
+  def chooses(self, rng: np.random.Generator) -> bool:
+    """Whether a clip is to be noised, for both parts below."""
+    return rng.uniform() < self.share
+
   def waveform(self, sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The part that happens before the front end."""
-    if rng.uniform() >= self.share:
-      return sound
     if self.snr_db is not None:
       kind, snr_db = choose_noise(rng, self.colours, self.recordings), rng.uniform(*self.snr_db)
       sound = mix(sound, make_noise(rng, len(sound), kind, self.recordings), snr_db)
@@ -172,7 +174,7 @@ class Noising:
 
   def log_mel(self, examples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The part that happens after the front end."""
-    return examples if rng.uniform() >= self.share else self._diffuse(examples, "log_mel", rng)
+    return self._diffuse(examples, "log_mel", rng)
 
   def _diffuse(self, sound, where, rng):
     if self.diffusion is None or where != self.where:

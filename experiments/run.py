@@ -161,7 +161,7 @@ def similarities_before(run: Run) -> dict[str, Any] | None:
   home = os.path.join(run.workdir, "before")
   os.makedirs(home, exist_ok=True)
   seen = evaluate.four_sounds(config, model, variables, source, meshes.make_mesh(config.eval.batch), home)
-  return frontier.similarities({name: each.statistics for name, each in seen.items()})
+  return frontier.similarities({name: each.statistics for name, each in seen.items()}, config.debias.guide)
 
 
 def train_all(study: Study, runs: Sequence[Run], folder: str, minutes: float = 0.0) -> dict[str, str]:
@@ -172,7 +172,10 @@ def train_all(study: Study, runs: Sequence[Run], folder: str, minutes: float = 0
   """
   import jax
 
-  due = [run for run in runs if not is_done(run)]
+  from avs_jax.evaluate import is_run
+
+  wanted = {f"{run.row.partner}-{run.seed}" for run in runs if run.row.partner and not is_done(run)}
+  due = [run for run in runs if not is_done(run) or (run.name in wanted and not is_run(run.workdir))]
   log.info(
     "%d of %d runs are to be done: %s", len(due), len(runs), ", ".join(run.name for run in due) or "none"
   )
@@ -202,6 +205,8 @@ def train_all(study: Study, runs: Sequence[Run], folder: str, minutes: float = 0
 def take_over(study: Study, run: Run, folder: str) -> bool:
   """Whether a run of the same settings has a record by now, in whatever study; if so, it is this run's too."""
   if run.row.partner or run.row.before:  # what these records hold is not told by the settings alone
+    return False
+  if any(row.partner == run.row.name for row in study.rows):  # its weights are wanted, not its figures
     return False
   found = records.find(folder, run.config)
   if found is None:

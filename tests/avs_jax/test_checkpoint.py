@@ -75,6 +75,21 @@ def test_saving_a_step_twice_keeps_the_first(tmp_path, same):
   same(checkpoints.restore(state_of(0))[0], state_of(3))
 
 
+def test_what_another_training_left_is_never_taken_for_what_could_not_be_saved(tmp_path, same, caplog):
+  checkpoints = saved(tmp_path, 100, 150)
+  with pytest.raises(
+    InputError, match=r"checkpoint of step 120 could not be written \(a later one, of step 150"
+  ):
+    checkpoints.save(120, state_of(120), {})
+  with caplog.at_level(logging.WARNING, logger=checkpoint.log.name):
+    checkpoints.forget_after(100)
+  assert "deleted checkpoints [150]" in caplog.text
+  checkpoints.save(120, state_of(120), {})
+  checkpoints.wait()
+  assert checkpoints.steps() == [100, 120]
+  same(checkpoints.restore(state_of(0))[0], state_of(120))
+
+
 @pytest.mark.parametrize("part", ["state", "meta"])
 def test_a_truncated_newest_checkpoint_is_named_and_the_one_before_is_used(tmp_path, same, caplog, part):
   saved(tmp_path, 1, 2).close()

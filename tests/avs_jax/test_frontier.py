@@ -96,20 +96,20 @@ def test_a_bound_that_no_point_keeps_gives_none():
 def test_without_a_guide_there_is_no_gate():
   _, _, _, statistics = sounds(guided=False)
   assert frontier.sweep(statistics)["gate"] == []
-  assert frontier.similarities(statistics) is None
+  assert frontier.similarities(statistics, "none") is None
 
 
 def test_cosines_stay_cosines_and_logits_become_probabilities():
   _, _, similar, statistics = sounds()
   for each in statistics.values():
     each["similarity"] = np.clip(each["similarity"], -1, 1)
-  found = frontier.similarities(statistics)
+  found = frontier.similarities(statistics, "cosine")
   assert (found["scale"], found["low"], found["high"]) == ("cosine", -1.0, 1.0)
   assert sum(found["sounds"]["noise"]["counts"]) == 5  # the frame that is not counted is left out
   kept = np.clip(similar["noise"][:5], -1, 1)
   assert found["sounds"]["noise"]["mean"] == pytest.approx(kept.mean(), abs=1e-5)
-  statistics["silence"]["similarity"] = np.array([3.0, -3.0, 0.0, 0.0, 0.0, 0.0])
-  found = frontier.similarities(statistics)
+  statistics["silence"]["similarity"] = np.array([1.0, -1.0, 0.0, 0.0, 0.0, 0.0])  # as a cosine could be
+  found = frontier.similarities(statistics, "cosine_calibrated")
   assert found["scale"] == "probability"
   assert found["sounds"]["silence"]["mean"] == pytest.approx(0.5, abs=1e-5)
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from avs_jax import model
 from avs_jax.debias.guide import Guided
 from avs_jax.errors import InputError
 from avs_jax.model import adopt, build_model, build_objective, example_inputs, place, starting_variables
@@ -11,9 +12,9 @@ from avs_jax.systems.avsbench import AVSBench
 
 def test_the_config_names_the_system_and_the_guide_wraps_it(small):
   assert isinstance(build_model(small()), AVSBench)
-  model = build_model(small({"debias.guide": "cosine"}))
-  assert isinstance(model, Guided)
-  assert model.system.width == 8
+  guided = build_model(small({"debias.guide": "cosine"}))
+  assert isinstance(guided, Guided)
+  assert guided.system.width == 8
 
 
 def test_example_inputs_are_small_whatever_the_config(small):
@@ -83,3 +84,18 @@ def test_the_guides_loss_is_added_with_its_weight(small):
   )
   assert float(parts["guide"]) == pytest.approx(np.log(2), rel=1e-6)
   assert float(total) == pytest.approx(float(alone) + 2 * np.log(2), rel=1e-6)
+
+
+def test_a_gate_that_would_refuse_every_sound_is_refused_itself(small):
+  with pytest.raises(InputError, match="minus a distance is never above 0"):
+    build_model(small({"debias.guide": "euclidean", "debias.gate": True}))
+
+
+def test_a_deaf_branch_is_neither_matched_nor_aligned_with_a_sound(small, monkeypatch):
+  asked = []
+  monkeypatch.setattr(model.losses, "objective", asked.append)
+  model.segmentation_objective(
+    small({"debias.contrast": "bias_only", "loss.alignment": 0.1, "loss.matching": "kl"})
+  )
+  hears, deaf = ({name: loss[name] for name in ("alignment", "matching")} for loss in asked)
+  assert hears == {"alignment": 0.1, "matching": "kl"} and deaf == {"alignment": 0.0, "matching": "none"}

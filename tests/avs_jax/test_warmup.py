@@ -9,6 +9,7 @@ from avs_jax import warmup
 from avs_jax.errors import InputError
 from avs_jax.initialise import initialise
 from avs_jax.model import build_model, example_inputs
+from avs_jax.types import Batch, Condition
 from configs import tiny
 from data_pipelines import sources
 
@@ -27,6 +28,24 @@ def test_accuracy_counts_labelled_seconds_only():
   logits = jnp.asarray([[[1.0, 0], [1.0, 0], [1.0, 0]]])
   labels = jnp.asarray([[[True, False], [False, True], [False, False]]])
   assert float(warmup.accuracy(logits, labels)) == 0.5
+
+
+def test_padding_shows_nothing_and_says_nothing():
+  shape = (2, 3)
+  batch = Batch(
+    frames=np.zeros((*shape, 4, 4, 3), np.uint8),
+    log_mel=np.zeros((*shape, 96, 64), np.float32),
+    masks=np.zeros((*shape, 4, 4), np.int32),
+    annotated=np.ones(shape, bool),
+    present=np.array([[True, True, True], [True, False, False]]),
+    condition=np.array([Condition.POSITIVE, Condition.SILENCE], np.int32),
+    index=np.arange(2, dtype=np.int32),
+    sounding=np.ones((*shape, 1), bool),
+    visible=np.ones((2, 1), bool),
+  )
+  seen, heard = warmup.labels(batch)
+  np.testing.assert_array_equal(seen.any(-1), batch.present)
+  np.testing.assert_array_equal(heard[1], [[False, True, False], [False] * 3, [False] * 3])
 
 
 def test_neighbouring_frames_from_a_random_second_or_all_of_them():

@@ -88,6 +88,15 @@ def test_noising_and_augmentation_touch_training_only_and_spare_silence():
   np.testing.assert_array_equal(silence, plain(clip, 0, Pair(SILENCE), 0)["log_mel"])
 
 
+def test_a_clip_that_stays_clean_is_spared_by_both_kinds_of_noise():
+  source = small()
+  clip = source.clip(0)
+  both = Composer(source, None, noising=Noising(0.5, Diffusion(), steps=(500, 500), snr_db=(0, 0)))
+  clean = Composer(source, None)(clip, 0, Pair(POSITIVE), 0)["log_mel"]
+  spared = [np.array_equal(both(clip, 0, Pair(POSITIVE), epoch)["log_mel"], clean) for epoch in range(100)]
+  assert 0.35 < np.mean(spared) < 0.65  # with a draw for each kind it was a quarter
+
+
 def test_a_donor_that_cannot_be_read_is_told_from_a_broken_clip():
   class Broken(Generated):
     def clip(self, index):
