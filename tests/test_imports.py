@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.conftest import PATIENCE_S
+
 ROOT = Path(__file__).resolve().parent.parent
 ABSENT = ("grain", "tensorflow_datasets", "array_record", "ml_collections", "av", "PIL", "tensorboardX")
 NEEDED = (
@@ -23,7 +25,8 @@ NEEDED = (
 
 
 def run(code: str) -> subprocess.CompletedProcess:
-  return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+  command = [sys.executable, "-c", code]
+  return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 def test_models_and_the_train_step_import_without_the_data_packages():

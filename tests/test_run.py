@@ -16,6 +16,7 @@ from avs_jax import bundle
 from avs_jax.film import Film
 from avs_jax.model import build_model, starting_variables
 from configs import tiny
+from tests.conftest import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = [
@@ -45,7 +46,7 @@ def command(*arguments: str) -> tuple[list[str], dict]:
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
   words, options = command(*arguments)
-  return subprocess.run(words, **options, capture_output=True, timeout=280)
+  return subprocess.run(words, **options, capture_output=True, timeout=PATIENCE_S)
 
 
 @pytest.mark.parametrize(
@@ -150,13 +151,13 @@ def test_sigterm_saves_and_exits_with_0(tmp_path):
   process = subprocess.Popen(words, **options, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
   log = tmp_path / "log.txt"
   try:
-    end = time.monotonic() + 200
+    end = time.monotonic() + PATIENCE_S
     while not (log.exists() and "step 2/100000" in log.read_text()):
       assert process.poll() is None, process.communicate()[1][-2000:]
       assert time.monotonic() < end
       time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=PATIENCE_S)
   finally:
     process.kill()
   assert process.returncode == 0, told[-2000:]

@@ -10,6 +10,9 @@ def test_a_video_is_made_masked_and_timed(tmp_path):
   config = tiny.get_config("avsbench")
   config.data.seconds = 2
   found = own_video.measure(config, str(video), 2)
-  assert found["first"] > found["factor"] > 0 and found["cpu"] > 0
-  text = own_video.page([("avsbench", config, found)], 2, 36)
-  assert "| avsbench | conv_pyramid, vggish | 32 |" in text and "2 s of 64 x 36, 30 frames a second" in text
+  assert found.keys() == {"first", "factor", "cpu"}
+  assert all(seconds > 0 for seconds in found.values())  # how they compare is a matter of the machine's load
+  told = {"first": 61.25, "factor": 0.526, "cpu": 1.75}
+  text = own_video.page([("avsbench", config, told)], 2, 36)
+  assert "| avsbench | conv_pyramid, vggish | 32 | 0.53 | 1.75 | 61.2 s |" in text
+  assert "2 s of 64 x 36, 30 frames a second" in text
