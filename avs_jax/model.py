@@ -9,13 +9,14 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from avs_jax import encoders, losses, systems
+from avs_jax import encoders, losses, systems, weight_origin
 from avs_jax.debias import contrast, guide
 from avs_jax.encoders import efficientnet
 from avs_jax.errors import InputError
 from avs_jax.initialise import initialise
 from avs_jax.step import Objective
 from avs_jax.types import SAMPLE_RATE_HZ, Batch, Outputs, Stereo
+from avs_jax.weight_origin import strip
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,11 @@ def build_model(config: Any) -> nn.Module:
     model = build_contrast(config, model)
   if config.debias.guide != "none":
     chosen = config.debias
+    if chosen.gate and chosen.guide == "euclidean":
+      raise InputError(
+        "debias.gate=True: minus a distance is never above 0, so debias.guide='euclidean' would refuse every sound;"
+        " choose cosine, cosine_calibrated or localised, or set debias.gate=False."
+      )
     model = guide.Guided(model, form=chosen.guide, gate=chosen.gate, gate_training=chosen.gate_training)
   return model
 
@@ -98,13 +104,13 @@ def build_objective(config: Any, groups: Sequence[str] = ()) -> Objective:
 def segmentation_objective(config: Any) -> Objective:
   """The config's loss; a visual-only branch that learns adds the same of its own logits, equation 11.
 
-  It hears nothing, so it has no sound to be matched with.
+  It hears nothing, so it has no sound to be matched or aligned with.
   """
   loss = config.loss.to_dict()
   segmentation = losses.objective(loss)
   if config.debias.contrast != "bias_only":
     return segmentation
-  deaf = losses.objective({**loss, "matching": "none"})
+  deaf = losses.objective({**loss, "matching": "none", "alignment": 0.0})
 
   def both(outputs: Outputs, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
     total, parts = segmentation(outputs, batch)
@@ -123,45 +129,66 @@ def example_inputs(config: Any) -> tuple[np.ndarray, Any]:
   return frames, Stereo(sound, np.zeros((1, seconds, 64), np.float32)) if config.model.stereo else sound
 
 
-def starting_variables(config: Any, model: nn.Module) -> dict[str, Any]:
+def starting_variables(config: Any, model: nn.Module, *, to_judge: bool = False) -> dict[str, Any]:
   """Fresh variables from the seed, then whatever weight files `config.init` names, in this order:
   encoders, whole system, another run.
 
+  An encoder that is to stay random is told of in the log.
+
+  Args:
+    to_judge: the model is not trained any more, so that no part of it may be random.
+
   Raises:
-    InputError: a file is missing, of another network, or unreadable.
+    InputError: a file is missing, of another network, or unreadable; or a part to be judged got no weights.
   """
   variables = initialise(model, *example_inputs(config), seed=config.seed)
   variables.setdefault("batch_stats", {})
-  wrapped = wrapping(config)
+  wrapped, given = wrapping(config), set()
   for part, name, arguments in (
     ("visual", config.model.visual, config.model.visual_args),
     ("audio", config.model.audio, config.model.audio_args),
   ):
     path = config.init[part]
     if path:
-      loaded = load_encoder(path, name, arguments.to_dict())
-      place(variables, loaded, (*wrapped, f"{part}_encoder"), path)
+      path = pretrained_file(name) if path == "imagenet" else path
+      given |= give(variables, path, name, arguments.to_dict(), (*wrapped, f"{part}_encoder"))
   if config.init.system:
     settings = system_settings(config)
-    loaded = read_weights(config.init.system, settings.pop("name"), settings)
-    place(variables, loaded, wrapped, config.init.system)
+    given |= give(variables, config.init.system, settings.pop("name"), settings, wrapped)
     if config.debias.guide == "cosine_released":  # published files hold it beside the system
       from avs_jax import weights
 
       loaded = weights.guide_from_torch(config.model.system, weights.read(config.init.system))
       if loaded is not None:
-        place(variables, loaded, ("guide",), config.init.system)
+        given |= place(variables, loaded, ("guide",), config.init.system)
   if config.init.run:
     from avs_jax.checkpoint import load_variables
 
-    adopt(variables, load_variables(config.init.run), config.init.run)
+    given |= adopt(variables, load_variables(config.init.run), config.init.run)
   if config.debias.contrast == "ensemble":
-    place_biased(variables, config.debias.contrast_run, (*wrapped[1:], "biased"))
+    given |= place_biased(variables, config.debias.contrast_run, (*wrapped[1:], "biased"))
+  if to_judge:
+    weight_origin.refuse_random(config, variables["params"], given)
+  else:
+    weight_origin.warn_of_random(config, variables["params"], given, frozen_parts(config))
   return variables
 
 
-def place_biased(variables: dict, run: str, prefix: tuple[str, ...]) -> None:
-  """Gives the ensemble's visual-only half the weights of the run that trained it.
+def give(
+  variables: dict, path: str, name: str, settings: Mapping[str, Any], prefix: tuple[str, ...]
+) -> set[tuple[str, ...]]:
+  """Puts a weight file of the network `name` under `prefix`; it bears published names, or those of our own files.
+
+  Returns: paths of the parameters that it gave.
+  """
+  own = weight_origin.read_own(path)
+  if own is not None:
+    return weight_origin.fit(variables, own, prefix, path)
+  return place(variables, read_weights(path, name, settings), prefix, path)
+
+
+def place_biased(variables: dict, run: str, prefix: tuple[str, ...]) -> set[tuple[str, ...]]:
+  """Gives the ensemble's visual-only half the weights of the run that trained it. Returns what `place` does.
 
   Raises:
     InputError: no run is named, or it trained another model.
@@ -185,14 +212,7 @@ def place_biased(variables: dict, run: str, prefix: tuple[str, ...]) -> None:
         f"debias.contrast_run={run}: has {len(own)} arrays of {collection}, the visual-only model"
         f" {len(wanted)}; give debias.contrast_model the settings it was trained with."
       )
-  place(variables, found, prefix, run)
-
-
-def load_encoder(path: str, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-  """Weights of an encoder from a file; "imagenet" finds those that a package ships."""
-  if path == "imagenet":
-    path = pretrained_file(name)
-  return read_weights(path, name, arguments)
+  return place(variables, found, prefix, run)
 
 
 def pretrained_file(name: str) -> str:
@@ -214,9 +234,11 @@ def read_weights(path: str, name: str, settings: Mapping[str, Any]) -> dict[str,
     raise error if path in str(error) else InputError(f"{path}: {error}") from None
 
 
-def place(variables: dict, loaded: Mapping[str, Any], prefix: tuple[str, ...], origin: str) -> None:
-  """Copies loaded variables into the model's, under `prefix`."""
-  count = 0
+def place(
+  variables: dict, loaded: Mapping[str, Any], prefix: tuple[str, ...], origin: str
+) -> set[tuple[str, ...]]:
+  """Copies loaded variables into the model's, under `prefix`. Returns paths of the parameters that were given."""
+  count, given = 0, set()
   for collection, tree in loaded.items():
     target = traverse_util.flatten_dict(variables.get(collection, {}))
     for path, value in traverse_util.flatten_dict(tree).items():
@@ -227,17 +249,22 @@ def place(variables: dict, loaded: Mapping[str, Any], prefix: tuple[str, ...], o
         )
       target[full] = np.asarray(value, target[full].dtype)
       count += 1
+      given |= {full} if collection == "params" else set()
     variables[collection] = traverse_util.unflatten_dict(target)
   log.info("loaded %d arrays from %s into %s", count, origin, "/".join(prefix) or "the system")
+  return given
 
 
-def adopt(variables: dict, found: Mapping[str, Any], origin: str) -> None:
+def adopt(variables: dict, found: Mapping[str, Any], origin: str) -> set[tuple[str, ...]]:
   """Takes over arrays of the same path (with or without a wrapping level) and shape; names how many.
+
+  Returns: paths of the parameters that were given.
 
   Raises:
     InputError: nothing fits.
   """
   taken = skipped = 0
+  given = set()
   for collection, tree in found.items():
     source = {strip(path): value for path, value in traverse_util.flatten_dict(tree).items()}
     target = traverse_util.flatten_dict(variables.get(collection, {}))
@@ -246,15 +273,11 @@ def adopt(variables: dict, found: Mapping[str, Any], origin: str) -> None:
       if other is not None and other.shape == value.shape:
         target[path] = np.asarray(other, value.dtype)
         taken += 1
+        given |= {path} if collection == "params" else set()
       else:
         skipped += 1
     variables[collection] = traverse_util.unflatten_dict(target)
   if not taken:
     raise InputError(f"init.run={origin}: no parameter there has a name and shape of this model.")
   log.info("took %d arrays from %s; %d of this model start fresh", taken, origin, skipped)
-
-
-def strip(path: tuple[str, ...]) -> tuple[str, ...]:
-  while path[0] == "system":
-    path = path[1:]
-  return path
+  return given
