@@ -38,6 +38,7 @@ SYSTEMS = {
     "mode": "paper",  # paper, released (checkpoint parity)
     "dilation": 2,  # queries that one mark opens
     "interaction": "active",  # active, all: whether dormant queries take part in the decoder
+    "first_query": True,  # query 0 is open whatever is heard
     "perception_layers": 3,
     "encoder_layers": 6,
     "decoder_layers": 9,

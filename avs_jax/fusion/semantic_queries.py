@@ -11,15 +11,19 @@ from avs_jax.layers import Dtype, LayerNorm, attend
 FLOOR = 1e-6  # of a mark in the released code, which never has exact zeros and ones
 
 
-def dilate(marks: Float[Array, "N Q"], factor: int) -> Float[Array, "N Q"]:
+def dilate(marks: Float[Array, "N Q"], factor: int, first: bool = True) -> Float[Array, "N Q"]:
   """Each mark opens `factor` neighbouring queries, query 0 is always active.
 
   bias_in_AVS, equation 1 and supplement B.1: mark 1 + r opens queries 1 + factor * r + j for j < factor.
   Marks whose queries would lie beyond the last one are lost.
+
+  Args:
+    first: without it (table 2) query 0 is active only where no other is.
   """
   count = marks.shape[-1]
   wide = jnp.repeat(marks[:, 1:], factor, axis=-1)[:, : count - 1]  # [N, Q-1]
-  return jnp.concatenate([jnp.ones_like(marks[:, :1]), wide], -1)
+  lonely = (wide <= 0.5).all(-1, keepdims=True).astype(marks.dtype)
+  return jnp.concatenate([jnp.ones_like(lonely) if first else lonely, wide], -1)
 
 
 def released_marks(marks: Float[Array, "N Q"]) -> Float[Array, "N Q"]:

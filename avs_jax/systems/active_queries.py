@@ -34,6 +34,7 @@ class ActiveQueries(System):
     mode: "paper" or "released".
     dilation: queries that one mark opens (paper).
     interaction: "active" (paper: dormant queries take no part) or "all" (table 2 without it).
+    first_query: query 0 is always active; without it (table 2) only where no mark opens another. Paper mode.
     perception_layers, dropout: of the self-attention over the marked sound (paper).
     adapters: bottlenecks in both decoders, and in the visual encoder where it can have them.
     head_classes: classes of the head, "nothing" not counted; 0: `num_classes`, released 150.
@@ -48,6 +49,7 @@ class ActiveQueries(System):
   mode: str = "paper"
   dilation: int = 2
   interaction: str = "active"
+  first_query: bool = True
   perception_layers: int = 3
   encoder_layers: int = 6
   decoder_layers: int = 9
@@ -126,7 +128,7 @@ class ActiveQueries(System):
     opened = jnp.ones(shape, jnp.float32) if marks is None else jnp.asarray(marks, jnp.float32)
     opened = opened.reshape(-1, self.num_queries)  # [B*T, Q]
     is_paper = self.mode == "paper"
-    opened = dilate(opened, self.dilation) if is_paper else released_marks(opened)
+    opened = dilate(opened, self.dilation, self.first_query) if is_paper else released_marks(opened)
     heard = projected.reshape(-1, 1, projected.shape[-1]) * opened[..., None]  # [B*T, Q, D], equation 3
     prompt = self.cross_a2t(heard, train=train) if is_paper else heard  # equation 4
     feature, levels = scene.features

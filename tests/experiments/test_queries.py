@@ -10,17 +10,18 @@ from experiments import queries, study
 def test_each_row_has_the_parts_that_its_label_says(arg):
   configs = {row.name: study.configure(row, 0) for row in queries.get_study(arg).rows}
   found = {
-    name: (c.debias.contrast, c.loss.queries_drop, c.model.interaction, c.marks.kind)
+    name: (c.debias.contrast, c.loss.queries_drop, c.model.interaction, c.model.first_query, c.marks.kind)
     for name, c in configs.items()
   }
   assert found == {
-    "whole": ("uncertainty", 0.4, "active", "kmeans"),
-    "no_contrast": ("none", 0.4, "active", "kmeans"),
-    "no_drop": ("none", 0.0, "active", "kmeans"),
-    "no_interaction": ("none", 0.0, "all", "kmeans"),
-    "no_marks": ("none", 0.0, "all", "none"),
-    "gmm": ("uncertainty", 0.4, "active", "gmm"),
-    "none": ("uncertainty", 0.4, "active", "none"),
+    "whole": ("uncertainty", 0.4, "active", True, "kmeans"),
+    "no_contrast": ("none", 0.4, "active", True, "kmeans"),
+    "no_drop": ("none", 0.0, "active", True, "kmeans"),
+    "no_interaction": ("none", 0.0, "all", True, "kmeans"),
+    "no_first": ("none", 0.0, "all", False, "kmeans"),
+    "no_marks": ("none", 0.0, "all", True, "none"),
+    "gmm": ("uncertainty", 0.4, "active", True, "gmm"),
+    "none": ("uncertainty", 0.4, "active", True, "none"),
   }
 
 

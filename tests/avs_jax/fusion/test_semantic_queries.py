@@ -32,6 +32,8 @@ def run(variables):
 def test_each_mark_opens_its_neighbouring_queries_and_query_0_is_always_open():
   marks = jnp.asarray([[0.0, 1, 0, 1, 0, 0, 0], [1, 0, 0, 0, 0, 1, 1]])
   assert dilate(marks, 2).tolist() == [[1, 1, 1, 0, 0, 1, 1], [1, 0, 0, 0, 0, 0, 0]]
+  assert dilate(marks, 1, first=False).tolist() == [[0, 1, 0, 1, 0, 0, 0], [0, 0, 0, 0, 0, 1, 1]]
+  assert dilate(jnp.zeros((1, 3)), 1, first=False).tolist() == [[1, 0, 0]]  # no second is without a query
   assert dilate(marks, 1).tolist() == [[1, 1, 0, 1, 0, 0, 0], [1, 0, 0, 0, 0, 1, 1]]
 
 
