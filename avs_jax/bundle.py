@@ -15,7 +15,7 @@ import numpy as np
 from flax import traverse_util
 
 from avs_jax.errors import InputError
-from avs_jax.weights import storage
+from avs_jax.weights import containers, storage
 
 FORMAT = "avs_jax model 1"
 _KINDS = {"float32": "F32", "float16": "F16", "float64": "F64", "int32": "I32", "int64": "I64", "uint32": "U32",
@@ -82,7 +82,7 @@ def load(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any], dict[
   """Variables (nested, numpy, weights in 32 bits), config and card of a file that `save` wrote.
 
   Raises:
-    InputError: the file is missing, damaged, or holds weights without their config.
+    InputError: the file is missing, damaged, or holds weights without their config (as published ones do).
   """
   if not os.path.isfile(path):
     raise InputError(
@@ -92,10 +92,7 @@ def load(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any], dict[
   try:
     config, card = json.loads(said["config"]), json.loads(said.get("card", "{}"))
   except (KeyError, ValueError):
-    raise InputError(
-      f"{path} holds no config, so the model is not known; write the file with --mode=export, or give"
-      " --workdir of the run."
-    ) from None
+    raise InputError(bare(path)) from None
   variables = storage.load(path)
   variables.setdefault("batch_stats", {})
   flat = traverse_util.flatten_dict(variables, keep_empty_nodes=True)
@@ -104,6 +101,15 @@ def load(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any], dict[
     for name, value in flat.items()
   }
   return traverse_util.unflatten_dict(wide), config, card
+
+
+def bare(path: str | os.PathLike) -> str:
+  """What is said of weights without their config."""
+  return (
+    f"{path} holds weights without their config, so the model is not known; python run.py --mode=export"
+    f" --config=configs/NAME.py --config.init.system={path} --workdir=runs/theirs --output=theirs makes"
+    " theirs/model.safetensors, which is one (docs/own_video.md); of a run of this program give --workdir."
+  )
 
 
 def _flat(variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,10 +138,17 @@ def _header(
 
 
 def _metadata(path: str | os.PathLike) -> dict[str, str]:
+  """A safetensors file's own words; `InputError` says what another file is."""
   import safetensors
 
   try:
     with safetensors.safe_open(path, framework="numpy") as file:
       return file.metadata() or {}
   except (OSError, safetensors.SafetensorError) as error:
-    raise InputError(f"{path} is no whole safetensors file ({error}); fetch or write it again.") from None
+    reason = error
+  with open(path, "rb") as file:
+    is_other = file.read(9)[8:] != b"{"
+  if is_other and Path(path).suffix != ".safetensors":
+    containers.read(path)  # says what is wrong with a file that holds no weights either
+    raise InputError(bare(path))
+  raise InputError(f"{path} is no whole safetensors file ({reason}); fetch or write it again.")

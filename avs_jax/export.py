@@ -27,6 +27,7 @@ from avs_jax.evaluate import activity, is_run, weights_to_judge
 from avs_jax.initialise import abstract_variables
 from avs_jax.model import build_model, example_inputs
 from avs_jax.types import SAMPLE_RATE_HZ, Stereo
+from avs_jax.weight_origin import title
 
 PROGRAM, WEIGHTS, CARD = "model.jaxexport", "model.safetensors", "README.md"
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -39,7 +40,8 @@ Function = Callable[..., dict[str, jax.Array]]
 def export(config: Any, workdir: str, output: str | None, *, half: bool = False) -> dict[str, Any]:
   """Writes the run's best weights into the folder `output` as program, bundle and card.
 
-  A `workdir` without checkpoints is filled from `config.init`, as in `evaluate`.
+  A `workdir` without checkpoints is filled from `config.init`, as in `evaluate`; the card then says whose weights
+  they are.
 
   Args:
     half: weights are rounded to 16 bits (3 digits), in the program too; the weight file has half the size.
@@ -62,7 +64,8 @@ def export(config: Any, workdir: str, output: str | None, *, half: bool = False)
     raise InputError(f"--output={output}: the folder cannot be made ({error}); give another.") from None
   exported, batching = lower(model, variables, input_specs(config))
   settings = portable(json.loads(config.to_json_best_effort()))
-  card = describe(config, variables, report.read(workdir) if is_run(workdir) else None)
+  published = "" if is_run(workdir) else config.init.system
+  card = describe(config, variables, report.read(workdir), published=published)
   card["batching"] = batching
   try:
     with open(os.path.join(output, PROGRAM), "wb") as file:
@@ -79,6 +82,7 @@ def export(config: Any, workdir: str, output: str | None, *, half: bool = False)
 def portable(settings: dict[str, Any]) -> dict[str, Any]:
   """A config's settings without the folders of this machine that an application never reads."""
   settings["data"]["media_cache"] = settings["warmup"]["folder"] = ""
+  settings["init"] = {key: title(path) if path else "" for key, path in settings["init"].items()}
   return settings
 
 
@@ -193,10 +197,19 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", before)
 
 
-def describe(config: Any, variables: Mapping[str, Any], board: Mapping[str, Any] | None) -> dict[str, Any]:
-  """What is known of the weights: model, training data by name, the run's own scoreboard."""
-  trained_on, is_stand_in = training_data(config)
+def describe(
+  config: Any, variables: Mapping[str, Any], board: Mapping[str, Any] | None, *, published: str = ""
+) -> dict[str, Any]:
+  """What is known of the weights: model, training data by name, the run's own scoreboard.
+
+  Args:
+    board: the folder's scoreboard; of weights that were not trained there it counts only where it is theirs.
+    published: the file of weights that were not trained here.
+  """
+  trained_on, is_stand_in = published_data(published) if published else training_data(config)
   weights_digest = combined(digest(variables))
+  if published and board is not None and board.get("record", {}).get("weights_digest") != weights_digest:
+    board = None
   card = {
     "title": config.title or config.model.system,
     "system": config.model.system,
@@ -232,9 +245,19 @@ def training_data(config: Any) -> tuple[str, bool]:
   return names.get(name, f"VPO ({name})" if name.startswith("vpo") else name), False
 
 
+def published_data(path: str) -> tuple[str, bool]:
+  """What is known of the training of somebody's weights, as of `training_data`: what a card inside says, or nothing."""
+  told: dict[str, Any] = {}
+  if path.endswith(".safetensors"):
+    with contextlib.suppress(InputError):
+      told = bundle.load(path)[2]
+  trained_on = told.get("trained_on", "what its authors say")
+  return f"published weights ({title(path)}), not trained here: {trained_on}", bool(told.get("is_stand_in"))
+
+
 def licence(config: Any) -> str:
   """What may be done with weights, in a sentence."""
-  began = [path for path in (config.init.visual, config.init.audio, config.init.system) if path]
+  began = [title(path) for path in (config.init.visual, config.init.audio, config.init.system) if path]
   if began:
     return (
       f"Code Apache-2.0; for the weights the terms of those they began from ({', '.join(began)}) and of the"

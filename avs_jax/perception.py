@@ -130,6 +130,11 @@ def build(
     raise InputError(
       f"{path} is not there, and the run was trained with marks; copy it from the run's folder."
     )
+  if kept is None and config.init.system and config.model.mode == "released":
+    raise InputError(
+      f"marks.kind={settings.kind} would be made anew, and the queries of {config.init.system} were trained with"
+      " others; give the published marks, --config.marks.kind=file --config.marks.folder=FOLDER."
+    )
   if settings.kind == "classifier":
     recognise = classifier(settings)
     if kept is None:

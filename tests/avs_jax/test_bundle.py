@@ -1,5 +1,7 @@
 """A model in one file: what was put in comes out, to the bit, and other files are refused with a sentence."""
 
+import pickle
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -63,10 +65,15 @@ def test_what_cannot_be_read_is_said(tmp_path):
   safetensors.numpy.save_file({"params/w": np.ones(2)}, bare)
   bundle.save(cut, VARIABLES, CONFIG, {})
   cut.write_bytes(cut.read_bytes()[:-8])
+  pth, page = tmp_path / "MS3.pth", tmp_path / "page.pth"
+  pth.write_bytes(pickle.dumps({"state_dict": {"head.weight": np.ones(2)}}))
+  page.write_text("<!DOCTYPE html>")
   for path, said in (
     (tmp_path / "absent.safetensors", "there is no such weight file"),
-    (bare, "holds no config"),
+    (bare, "bare.safetensors holds weights without their config"),
     (cut, "no whole safetensors file"),
+    (pth, r"MS3.pth holds weights without their config, .* --mode=export .* --config.init.system=\S*MS3.pth"),
+    (page, "page.pth is a web page"),
   ):
     with pytest.raises(InputError, match=said):
       bundle.load(path)

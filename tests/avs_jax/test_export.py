@@ -98,7 +98,10 @@ def test_the_card_names_the_stand_in_the_figures_and_the_licence(exported):
 def test_a_file_for_others_names_no_folder_of_this_machine():
   config = tiny.get_config()
   config.data.media_cache, config.warmup.folder = "/somebody/media", "/somebody/warm"
+  config.init.system, config.init.visual = "/somebody/MS3.pth", "imagenet"
   assert "/somebody" not in json.dumps(export.portable(json.loads(config.to_json_best_effort())))
+  assert export.portable(json.loads(config.to_json_best_effort()))["init"]["system"] == "MS3.pth"
+  assert "(imagenet, MS3.pth)" in export.licence(config)
 
 
 def test_a_scoreboard_of_other_weights_is_said_to_be_so(exported, small):
@@ -110,6 +113,18 @@ def test_a_scoreboard_of_other_weights_is_said_to_be_so(exported, small):
   config = small({"data.root": "/data", "init.visual": "pvt.pth"})
   assert "they began from (pvt.pth)" in export.describe(config, variables, None)["licence"]
   assert export.describe(config, variables, None)["trained_on"] == "AVSBench-S4"
+
+
+def test_published_weights_are_said_to_be_so_and_judged_by_a_board_of_their_own(exported):
+  config, variables, folder, output = exported
+  board = report.read(str(folder))
+  card = export.describe(config, variables, board, published="/somebody/MS3.pth")
+  assert card["trained_on"] == "published weights (MS3.pth), not trained here: what its authors say"
+  assert not card["is_stand_in"] and card["figures"] == export.describe(config, variables, board)["figures"]
+  changed = jax.tree.map(lambda x: x + 1, variables)
+  card = export.describe(config, changed, board, published=str(output / export.WEIGHTS))
+  assert "not trained here: generated clips (stand-in)" in card["trained_on"] and card["is_stand_in"]
+  assert "figures" not in card
 
 
 def test_sixteen_bits_halve_the_file_and_are_what_the_program_gets_too(exported, tmp_path, monkeypatch):

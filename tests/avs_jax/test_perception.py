@@ -129,6 +129,15 @@ def test_settings_that_cannot_be_are_refused(tiny_queries, start, tmp_path, chan
     perception.build(tiny_queries(changes), *start, str(tmp_path))
 
 
+def test_no_fresh_clusters_are_made_for_the_queries_of_published_weights(tiny_queries, start, tmp_path):
+  config = tiny_queries({"init.system": "BiasAVS.pth", "model.mode": "released"})
+  with pytest.raises(
+    InputError, match="the queries of BiasAVS.pth were trained with others; give the published"
+  ):
+    perception.build(config, *start, str(tmp_path))
+  assert not list(tmp_path.iterdir())
+
+
 def test_a_system_without_such_queries_takes_no_marks(small, tmp_path):
   config = small({"marks.kind": "kmeans"})
   model = build_model(config)
