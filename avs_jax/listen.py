@@ -6,6 +6,7 @@ OUTPUT/<name>/listen.mp4    the four side by side; four sound tracks, one for ea
 OUTPUT/<name>/listen.png    up to six seconds of it
 OUTPUT/<name>/listen.json   areas per sound, and the verdict
 OUTPUT/<name>/listen.md     the same to read
+OUTPUT/<name>/done.json     what they were made of: an input whose settings, model and file are the same is skipped
 
 Masks of any other program are judged too: a folder with a sub-folder a sound (as --mode=score takes them), each with
 a PNG a second.
@@ -15,7 +16,7 @@ import dataclasses
 import functools
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from avs_jax.errors import InputError
 from avs_jax.four_panels import Columns, Grid, Moment, picture
 
 SCHEMA = "avs_jax.listen/1"
+FILES = ("listen.mp4", "listen.png", "listen.json", "listen.md")
 LISTENS, DEAF = (
   0.1,
   0.5,
@@ -113,6 +115,32 @@ def command(
   output: str | None,
   *,
   masks: str | None = None,
+  **settings: Any,
+) -> None:
+  """What `--mode=listen` does; names the inputs that failed and exits with status 1 if there are any.
+
+  Args:
+    model: gives the predictor; not called where `masks` are given.
+
+  Raises:
+    InputError: see `listen_files`.
+  """
+  from data_pipelines import video
+
+  if not source or not output:
+    raise InputError("--mode=listen needs --input=VIDEO (or a folder, or a pattern) and --output=FOLDER.")
+  inputs = video.find(source)
+  refuse_masks_of_many(masks, inputs, source)
+  failed = listen_files(None if masks else model(), source, output, masks=masks, **settings)
+  own_video.tell(failed, len(inputs), output)
+
+
+def listen_files(
+  predictor: Any,
+  source: str,
+  output: str,
+  *,
+  masks: str | None = None,
   sound: str | None = None,
   offscreen: str | None = None,
   stride: int | None = None,
@@ -120,47 +148,73 @@ def command(
   end: float | None = None,
   threshold: float = 0.5,
   fps: float = 1.0,
-) -> None:
-  """What `--mode=listen` does, for every video that `source` names; prints the verdicts.
+) -> dict[str, str]:
+  """Judges every video that `source` names, prints the verdicts, and writes under `output`.
+
+  What is done (same file, model or masks, and settings) is not done again; its verdict is printed.
 
   Args:
-    model: gives the predictor; not called where `masks` are given.
+    predictor: None where `masks` are given.
     masks: folder of another program's masks.
     offscreen: as of `foreign_sounds.under`.
 
+  Returns: {input: why it failed}, empty where all went well.
+
   Raises:
-    InputError: an input that cannot be read, masks that do not fit it, or settings that make no sense.
+    InputError: nothing is there, masks of one video for several, or settings that make no sense.
   """
   from data_pipelines import foreign_sounds, video
 
-  if not source or not output:
-    raise InputError("--mode=listen needs --input=VIDEO (or a folder, or a pattern) and --output=FOLDER.")
   inputs = video.find(source)
-  if masks and len(inputs) > 1:
-    raise InputError(f"--masks={masks} are of one video, and --input={source} names {len(inputs)}; give one.")
-  predictor = None if masks else model()
+  refuse_masks_of_many(masks, inputs, source)
   if predictor is not None:
     predictor.check(stride=stride, start=start, end=end, threshold=threshold)
-  for path, folder in zip(inputs, own_video.folders(inputs, output), strict=True):
+  lent = Path(offscreen).stem if offscreen else foreign_sounds.OFFSCREEN
+  names = {
+    "positive": "own sound",
+    "silence": "silence",
+    "noise": "noise",
+    "offscreen": f"off-screen ({lent})",
+  }
+  cut = {"start": start, "end": end, "threshold": threshold}
+  judged = {"masks": masks} if masks else {"name": predictor.name, "weights": predictor.weights_digest}
+  beside = [each for each in (sound, offscreen) if each and Path(each).exists()]
+  beside += [str(path) for path in sorted(Path(masks).rglob("*.png"))] if masks else []
+
+  def facts_of(path: str) -> dict[str, Any]:
+    facts = {
+      "mode": "listen",
+      "model": judged,
+      "settings": {**cut, "stride": stride, "fps": fps},
+      "source": Path(path).name,
+      "sound": sound,
+      "offscreen": offscreen,
+    }
+    return own_video.sealed(facts, [path, *beside])
+
+  def work(path: str, folder: Path, facts: Mapping[str, Any], title: str) -> None:
+    del title
     footage = video.open_footage(path, sound, fps=fps)
     sounds = {
       name: foreign_sounds.under(footage, name, offscreen=offscreen) for name in foreign_sounds.SOUNDS
     }
-    lent = Path(offscreen).stem if offscreen else foreign_sounds.OFFSCREEN
-    names = {
-      "positive": "own sound",
-      "silence": "silence",
-      "noise": "noise",
-      "offscreen": f"off-screen ({lent})",
-    }
-    if predictor is None:
-      found = read_masks(masks, footage, start, end, threshold)
-      who = f"masks of {Path(masks).name}"
+    if masks:
+      found, who = read_masks(masks, footage, start, end, threshold), f"masks of {Path(masks).name}"
     else:
-      found = predicted(predictor, footage, sounds, stride=stride, start=start, end=end, threshold=threshold)
-      who = predictor.name
-    text = judge(folder, footage, sounds, names, found, start=start, end=end, who=who)
-    print(f"{path}: {text}")
+      found, who = predicted(predictor, footage, sounds, stride=stride, **cut), predictor.name
+    judge(folder, footage, sounds, names, found, start=start, end=end, who=who, facts=facts)
+
+  failed = own_video.for_each(inputs, output, facts_of, FILES, work)
+  for path, folder in zip(inputs, own_video.folders(inputs, output), strict=True):
+    if path not in failed:
+      print(f"{path}: {json.loads((folder / 'listen.json').read_text(encoding='utf-8'))['sentence']}")
+  return failed
+
+
+def refuse_masks_of_many(masks: str | None, inputs: Sequence[str], source: str) -> None:
+  """Raises `InputError` where masks of one video are given for several."""
+  if masks and len(inputs) > 1:
+    raise InputError(f"--masks={masks} are of one video, and --input={source} names {len(inputs)}; give one.")
 
 
 def predicted(
@@ -243,8 +297,13 @@ def judge(
   start: float,
   end: float | None,
   who: str,
+  facts: Mapping[str, Any] | None = None,
 ) -> str:
-  """Writes video, picture, JSON and Markdown of one input into `folder`; returns the verdict's sentence."""
+  """Writes video, picture, JSON and Markdown of one input into `folder`; returns the verdict's sentence.
+
+  Args:
+    facts: what the files depend on, kept beside them (`own_video.sealed`).
+  """
   tallies: dict[str, Tally] = {}
   with own_video.whole(folder, "listen") as partial:
     with (
@@ -261,7 +320,7 @@ def judge(
         bar.update(round(moment.until_s - start - bar.n, 3))
     figures = {name: tally.figures(name) for name, tally in tallies.items()}
     word, sentence = verdict(figures, names, has_sound=footage.has_sound)
-    facts = {
+    told = {
       "schema": SCHEMA,
       "source": Path(footage.path).name,
       "judged": who,
@@ -275,9 +334,11 @@ def judge(
     }
     caption = f"{who}: {Path(footage.path).name}. {sentence}"
     picture(partial / "listen.png", columns.kept, names, figures, caption)
-    for kind, text in (("json", json.dumps(facts, indent=1) + "\n"), ("md", markdown(facts))):
+    for kind, text in (("json", json.dumps(told, indent=1) + "\n"), ("md", markdown(told))):
       (partial / f"listen.{kind}").write_text(text, encoding="utf-8")
-    (partial / own_video.DONE).write_text(json.dumps({"mode": "listen"}) + "\n")
+    (partial / own_video.DONE).write_text(
+      json.dumps({"mode": "listen", **(facts or {})}, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+    )
   return sentence
 
 

@@ -53,9 +53,14 @@ def command(
   names = products.chosen(write)
   inputs = video.find(source)
   failed = predict_files(model(), source, output, write=names, **settings)
-  log.info("%d of %d inputs are in %s", len(inputs) - len(failed), len(inputs), output)
+  tell(failed, len(inputs), output)
+
+
+def tell(failed: Mapping[str, str], count: int, output: str) -> None:
+  """Says how many of `count` inputs are done, names those that failed, and exits with status 1 if there are any."""
+  log.info("%d of %d inputs are in %s", count - len(failed), count, output)
   if failed:
-    print(f"{len(failed)} of {len(inputs)} inputs failed:", file=sys.stderr)
+    print(f"{len(failed)} of {count} inputs failed:", file=sys.stderr)
     for reason in failed.values():
       print(f"  {reason}", file=sys.stderr)
     raise SystemExit(1)
@@ -96,15 +101,44 @@ def predict_files(
     "fps": fps,
   }
   predictor.check(every=every, stride=stride, start=start, end=end, threshold=threshold)
+
+  def work(path: str, folder: Path, facts: Mapping[str, Any], title: str) -> None:
+    predict_file(predictor, path, folder, facts, write=write, sound=sound, title=title, **settings)
+
+  return for_each(
+    inputs,
+    output,
+    lambda path: facts_of(predictor, path, sound, write, settings),
+    [products.FILES[name] for name in sorted(write)],
+    work,
+  )
+
+
+def for_each(
+  inputs: Sequence[str],
+  output: str,
+  facts_of: Callable[[str], Mapping[str, Any]],
+  files: Sequence[str],
+  work: Callable[[str, Path, Mapping[str, Any], str], None],
+) -> dict[str, str]:
+  """Works through inputs: what is done is skipped, and what fails does not cost the others.
+
+  Args:
+    facts_of: what the files of an input depend on, of `sealed`.
+    files: what is in a folder that is whole.
+    work: (input, folder, facts, title); fills the folder.
+
+  Returns: {input: why it failed}, empty where all went well.
+  """
   failed: dict[str, str] = {}
   for number, (path, folder) in enumerate(zip(inputs, folders(inputs, output), strict=True), 1):
-    facts = facts_of(predictor, path, sound, write, settings)
+    facts = facts_of(path)
     title = f"{number}/{len(inputs)} {Path(path).name}" if len(inputs) > 1 else Path(path).name
-    if is_done(folder, facts):
+    if is_done(folder, facts, files):
       log.info("%s: done before, in %s", title, folder)
       continue
     try:
-      predict_file(predictor, path, folder, facts, write=write, sound=sound, title=title, **settings)
+      work(path, folder, facts, title)
     except InputError as error:
       failed[path] = str(error)
     except Exception as error:  # noqa: BLE001  one video must not cost a night's other thousand
@@ -226,7 +260,12 @@ def facts_of(
     "source": Path(path).name,
     "sound": sound,
   }
-  stamps = [stamp(each) for each in (path, sound) if each]
+  return sealed(facts, [each for each in (path, sound) if each])
+
+
+def sealed(facts: Mapping[str, Any], files: Sequence[str]) -> dict[str, Any]:
+  """Facts with a digest of them and of the files (or folders of files) that they are of."""
+  stamps = [stamp(each) for each in files]
   text = json.dumps([facts, stamps], sort_keys=True)
   return {**facts, "digest": hashlib.sha256(text.encode()).hexdigest()[:16]}
 
@@ -237,13 +276,13 @@ def stamp(path: str) -> list[Any]:
   return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()]
 
 
-def is_done(folder: Path, facts: Mapping[str, Any]) -> bool:
-  """Whether the folder was written from the same file by the same model with the same settings, and is whole."""
+def is_done(folder: Path, facts: Mapping[str, Any], files: Sequence[str]) -> bool:
+  """Whether the folder was written from the same file by the same model with the same settings, and holds `files`."""
   try:
     same = json.loads((folder / DONE).read_text())["digest"] == facts["digest"]
   except (OSError, ValueError, KeyError):
     return False
-  return same and all((folder / products.FILES[name]).exists() for name in facts["write"])
+  return same and all((folder / name).exists() for name in files)
 
 
 def about_footage(footage: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """One video under four sounds: a model that listens is told from one that does not; so are anybody's masks."""
 
 import json
+import shutil
 
 import av
 import numpy as np
@@ -99,7 +100,9 @@ def test_masks_of_another_program_are_judged(path, tmp_path, first):
 
 def test_masks_that_do_not_fit_are_refused(path, tmp_path):
   def attempt(folder, **settings):
-    listen.command(pytest.fail, path, str(tmp_path / "out"), masks=str(folder), **settings)
+    failed = listen.listen_files(None, path, str(tmp_path / "out"), masks=str(folder), **settings)
+    if failed:
+      raise InputError(failed[path])
 
   for name in ("silence", "noise"):
     (tmp_path / "masks" / name).mkdir(parents=True)
@@ -120,6 +123,31 @@ def test_masks_that_do_not_fit_are_refused(path, tmp_path):
     each.rename(each.with_name("7.png"))
   with pytest.raises(InputError, match="masks are numbered from 7; number the seconds from 0 or from 1"):
     attempt(tmp_path / "masks")
+
+
+def test_of_many_videos_what_is_done_is_not_done_again_and_what_fails_is_named(path, tmp_path, capsys):
+  folder, out = tmp_path / "in", str(tmp_path / "out")
+  folder.mkdir()
+  (folder / "b.mp4").write_bytes(b"nothing")
+  for name in "ac":
+    shutil.copy(path, folder / f"{name}.mp4")
+  with pytest.raises(SystemExit) as ended:
+    listen.command(lambda: Bright("tone"), str(folder), out, end=1.0)
+  told = capsys.readouterr()
+  assert ended.value.code == 1
+  assert "1 of 3 inputs failed:" in told.err and "b.mp4 cannot be read as a video" in told.err
+  assert told.out.count("It listens") == 2
+  (folder / "b.mp4").unlink()
+  stamps = {each: each.stat().st_mtime_ns for each in (tmp_path / "out").rglob("listen.*")}
+  assert len(stamps) == 8
+  listen.command(lambda: Bright("tone"), str(folder), out, end=1.0)
+  assert stamps == {each: each.stat().st_mtime_ns for each in stamps}
+  assert capsys.readouterr().out.count("It listens") == 2  # what was found before is said again
+  for change in ({"threshold": 0.6}, {"offscreen": "sheep"}):
+    listen.command(lambda: Bright("tone"), str(folder / "a.mp4"), out, end=1.0, **change)
+    changed = {each: each.stat().st_mtime_ns for each in stamps}
+    assert {each.parent.name for each in stamps if stamps[each] != changed[each]} == {"a"}
+    stamps = changed
 
 
 def test_verdicts_in_words():
