@@ -2,9 +2,10 @@
 
 Every loss is float32, takes logits (never probabilities), and weighs frames by `annotated & present`. All
 reductions are plain sums and means, so a batch sharded over a mesh gives the value of the whole batch.
-`objective(config)` composes them.
+`objective(weights)` composes them; the papers' weights are in configs/.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -270,20 +271,7 @@ def masked_cosine(outputs: Outputs, batch: Batch, *, pooling: str = "avg") -> Fl
   return total / len(stages)
 
 
-_BASE: dict[str, dict[str, Any]] = {
-  # AVSBench's three recipes and AVSegFormer's two; the frames that count come with the batch.
-  "s4": {"bce": 1.0},
-  "ms3": {"bce": 1.0, "matching": "kl", "matching_weight": 0.5},
-  "avss": {"cross_entropy": 1.0, "matching": "kl", "matching_weight": 0.5},
-  "avsegformer": {"dice": 1.0, "mix_dice": 0.1},
-  "avsegformer_avss": {"cross_entropy": 1.0, "mix_dice": 0.1},
-  "focal": {"focal": 1.0},
-  "ravs": {"bce": 1.0, "dice": 1.0, "soft_iou": 1.0, "alignment": 0.1},
-  "ravs_avss": {"cross_entropy": 1.0, "class_dice": 1.0, "class_iou": 1.0, "alignment": 0.1},
-  # Every layer's queries, matched: as bias_in_AVS's paper says, and as its released semantic code does it.
-  "queries": {"queries": 1.0},
-  "queries_released": {"queries": 1.0, "queries_form": "released", "queries_last": 1.0, "queries_drop": 0.3},
-}
+_PIXEL_PARTS = {"bce": bce, "dice": dice, "soft_iou": soft_iou, "focal": focal}
 _CLASS_PARTS = {"cross_entropy": cross_entropy, "class_dice": class_dice, "class_iou": class_iou}
 _PARTS = ("bce", *_CLASS_PARTS, "dice", "soft_iou", "focal", "mix_dice")
 _MATCHING = ("none", "kl", "euclidean", "cosine")
@@ -310,16 +298,12 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
-def settings(config: Mapping[str, Any]) -> dict[str, Any]:
-  """The complete settings of `objective`: the recipe's under what the config gives. Refuses unknown names."""
-  config = dict(config)
-  name = config.pop("name", None)
-  if name not in _BASE:
-    raise InputError(f"loss.name: {name!r} is not a recipe; choose one of {', '.join(sorted(_BASE))}.")
-  unknown = sorted(set(config) - set(_DEFAULTS))
+def settings(weights: Mapping[str, Any]) -> dict[str, Any]:
+  """The complete settings of `objective`: what is not given is off, or at its default. Refuses unknown names."""
+  unknown = sorted(set(weights) - set(_DEFAULTS))
   if unknown:
     raise InputError(f"loss: unknown setting {', '.join(unknown)}; known are {', '.join(sorted(_DEFAULTS))}.")
-  chosen = {**_DEFAULTS, **_BASE[name], **config}
+  chosen = {**_DEFAULTS, **weights}
   choices = {
     "matching": _MATCHING,
     "matching_pooling": ("avg", "max"),
@@ -332,64 +316,76 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
   return chosen
 
 
-def objective(config: Mapping[str, Any]) -> Callable[[Outputs, Batch], tuple[Array, dict[str, Array]]]:
-  """The loss a config names: (outputs, batch) -> (total, its parts, weighted so that they add up to it).
+def _pixel_part(name: str, outputs: Outputs, batch: Batch, clamp: bool) -> Array:
+  classes = outputs.logits.shape[-1]
+  if classes != 1:
+    raise InputError(f"loss.{name}: the system has {classes} classes; use cross_entropy for them.")
+  extra = {"clamp": clamp} if name == "bce" else {}
+  return _PIXEL_PARTS[name](outputs.logits[..., 0], jnp.asarray(batch.masks), frame_weight(batch), **extra)
+
+
+def _class_part(name: str, outputs: Outputs, batch: Batch) -> Array:
+  if outputs.logits.shape[-1] == 1:
+    raise InputError(f"loss.{name}: the system has one class; use bce, or build it with num_classes > 1.")
+  return _CLASS_PARTS[name](outputs.logits, jnp.asarray(batch.masks), frame_weight(batch))
+
+
+def _mix_part(outputs: Outputs, batch: Batch) -> Array:
+  if outputs.mix_mask is None:
+    raise InputError("loss.mix_dice: this system gives no mix mask; set it to 0 or choose 'avsegformer'.")
+  return mix_dice(outputs.mix_mask, jnp.asarray(batch.masks), frame_weight(batch))
+
+
+def _matching_part(outputs: Outputs, batch: Batch, chosen: Mapping[str, Any]) -> Array:
+  if chosen["matching"] == "cosine":
+    return masked_cosine(outputs, batch, pooling=chosen["matching_pooling"])
+  keys = ("normalise", "threshold", "pooling", "target")
+  return matching(outputs, batch, form=chosen["matching"], **{key: chosen[f"matching_{key}"] for key in keys})
+
+
+def _alignment_part(outputs: Outputs, batch: Batch, chosen: Mapping[str, Any]) -> Array:
+  keys = ("threshold", "scale", "temperature", "truth")
+  return alignment.alignment(outputs, batch, **{key: chosen[f"alignment_{key}"] for key in keys})
+
+
+def _set_parts(outputs: Outputs, batch: Batch, chosen: Mapping[str, Any]) -> dict[str, Array]:
+  if outputs.query_masks is None:
+    raise InputError("loss.queries: this system predicts no set; set it to 0 or choose 'active_queries'.")
+  return set_losses.set_loss(outputs, batch, chosen)
+
+
+def objective(weights: Mapping[str, Any]) -> Callable[[Outputs, Batch], tuple[Array, dict[str, Array]]]:
+  """The weighted sum of parts: (outputs, batch) -> (total, its parts, weighted so that they add up to it).
 
   Args:
-    config: `name` (a key of `_BASE`) and any of: weights of the parts bce, cross_entropy, class_dice, class_iou,
-      dice, soft_iou, focal, mix_dice (0 switches a part off); `clamp` (see `bce`); `matching` (none, kl, euclidean,
-      cosine) with `matching_weight`, `matching_normalise`, `matching_threshold`, `matching_pooling` (avg, max),
-      `matching_target` (audio, neighbour); `alignment`, the weight of `alignment.alignment`, with its threshold,
-      scale, temperature and truth under `alignment_...`; `queries`, the weight of `set_losses.set_loss`, with
-      `queries_form` (paper, released), `queries_weights` (focal, Dice, class), `queries_last` (weight of the last
-      layer, the others have 1), `queries_drop` (chance that a well learned pair is dropped), `queries_targets`
-      (most targets a frame).
+    weights: any of: weights of the parts bce, cross_entropy, class_dice, class_iou, dice, soft_iou, focal, mix_dice
+      (0 or absent: off); `clamp` (see `bce`); `matching` (none, kl, euclidean, cosine) with `matching_weight`,
+      `matching_normalise`, `matching_threshold`, `matching_pooling` (avg, max), `matching_target` (audio,
+      neighbour); `alignment`, the weight of `alignment.alignment`, with its threshold, scale, temperature and truth
+      under `alignment_...`; `queries`, the weight of `set_losses.set_loss`, with `queries_form` (paper, released),
+      `queries_weights` (focal, Dice, class), `queries_last` (weight of the last layer, the others have 1),
+      `queries_drop` (chance that a well learned pair is dropped), `queries_targets` (most targets a frame).
+      Which weights make up a paper's recipe is said in configs/.
   """
-  chosen = settings(config)
+  chosen = settings(weights)
+  calls: dict[str, Callable[[Outputs, Batch], Array]] = {
+    **{name: functools.partial(_pixel_part, name, clamp=chosen["clamp"]) for name in _PIXEL_PARTS},
+    **{name: functools.partial(_class_part, name) for name in _CLASS_PARTS},
+    "mix_dice": _mix_part,
+    "matching": functools.partial(_matching_part, chosen=chosen),
+    "alignment": functools.partial(_alignment_part, chosen=chosen),
+  }
+  matched = chosen["matching_weight"] if chosen["matching"] != "none" else 0.0
+  weight_of = {
+    **{name: chosen[name] for name in _PARTS},
+    "matching": matched,
+    "alignment": chosen["alignment"],
+  }
 
   def compute(outputs: Outputs, batch: Batch) -> tuple[Array, dict[str, Array]]:
-    weight, masks, classes = frame_weight(batch), jnp.asarray(batch.masks), outputs.logits.shape[-1]
-    parts: dict[str, Array] = {}
-    for name in _PARTS:
-      if not chosen[name]:
-        continue
-      if name == "mix_dice":
-        if outputs.mix_mask is None:
-          raise InputError(
-            "loss.mix_dice: this system gives no mix mask; set it to 0 or choose 'avsegformer'."
-          )
-        value = mix_dice(outputs.mix_mask, masks, weight)
-      elif name in _CLASS_PARTS:
-        if classes == 1:
-          raise InputError(
-            f"loss.{name}: the system has one class; use bce, or build it with num_classes > 1."
-          )
-        value = _CLASS_PARTS[name](outputs.logits, masks, weight)
-      else:
-        if classes != 1:
-          raise InputError(f"loss.{name}: the system has {classes} classes; use cross_entropy for them.")
-        function = {"bce": bce, "dice": dice, "soft_iou": soft_iou, "focal": focal}[name]
-        extra = {"clamp": chosen["clamp"]} if name == "bce" else {}
-        value = function(outputs.logits[..., 0], masks, weight, **extra)
-      parts[name] = chosen[name] * value
-    if chosen["matching"] != "none" and chosen["matching_weight"]:
-      pooling = chosen["matching_pooling"]
-      if chosen["matching"] == "cosine":
-        value = masked_cosine(outputs, batch, pooling=pooling)
-      else:
-        value = matching(
-          outputs, batch, form=chosen["matching"], normalise=chosen["matching_normalise"],
-          threshold=chosen["matching_threshold"], pooling=pooling, target=chosen["matching_target"],
-        )  # fmt: skip
-      parts["matching"] = chosen["matching_weight"] * value
-    if chosen["alignment"]:
-      keys = ("threshold", "scale", "temperature", "truth")
-      value = alignment.alignment(outputs, batch, **{key: chosen[f"alignment_{key}"] for key in keys})
-      parts["alignment"] = chosen["alignment"] * value
+    parts = {name: weight * calls[name](outputs, batch) for name, weight in weight_of.items() if weight}
     if chosen["queries"]:
-      if outputs.query_masks is None:
-        raise InputError("loss.queries: this system predicts no set; set it to 0 or choose 'active_queries'.")
-      parts.update(set_losses.set_loss(outputs, batch, chosen))
+      parts.update(_set_parts(outputs, batch, chosen))
     if not parts:
       raise InputError(
         "loss: every part has weight 0; give at least one of " + ", ".join((*_PARTS, "queries")) + "."

@@ -42,7 +42,6 @@ def get_config(arg: str = "") -> ConfigDict:
   config.data.name = "avss"
   config.data.seconds = 10
   config.model.num_classes = 71
-  config.loss.name = "avss"
   config.loss.bce = 0.0
   config.loss.cross_entropy = 1.0
   config.loss.matching = "kl"

@@ -57,7 +57,6 @@ SYSTEMS = {
 _AVSEGFORMER = {
   "data": {"size": 512},  # S4 and MS3: the released loader enlarges the stored 224
   "loss": {
-    "name": "avsegformer",
     "bce": 0.0,
     "dice": 1.0,
     "mix_dice": 0.1,
@@ -68,7 +67,6 @@ _AVSEGFORMER = {
   "schedule": {"batch": 2},
 }
 _QUERIES = {  # no part but the set's
-  "name": "queries",
   "bce": 0.0,
   "cross_entropy": 0.0,
   "matching": "none",
@@ -116,7 +114,7 @@ RECIPES = {
       _AVSEGFORMER,
       {
         "data": {"size": 224},
-        "loss": {"name": "avsegformer_avss", "cross_entropy": 1.0, "dice": 0.0},
+        "loss": {"cross_entropy": 1.0, "dice": 0.0},
         "schedule": {"batch": 4, "epochs": 30},
         "eval": {"from_epoch": 10, "every_epochs": 2.0},
       },
@@ -176,6 +174,8 @@ def from_json(saved: dict, origin: str) -> ConfigDict:
   model = saved.get("model") if isinstance(saved, dict) else None
   if not isinstance(model, dict) or "system" not in model:
     raise InputError(f"{origin}: not the config of a run; it has no model.system.")
+  if isinstance(saved.get("loss"), dict):  # earlier runs also named their recipe, which decided nothing
+    saved = {**saved, "loss": {key: value for key, value in saved["loss"].items() if key != "name"}}
   select_system(config, model["system"])
   _fill(config, saved, origin)
   return config
@@ -213,7 +213,7 @@ def get_config() -> ConfigDict:
   config.steps = 0  # 0: schedule.epochs decide
 
   config.data = ConfigDict()
-  config.data.name = "ms3"  # s4, ms3, avss, vpo_ss, vpo_ms, vpo_msmi
+  config.data.name = "ms3"  # s4, ms3, avss, vpo_ss, vpo_ms, vpo_msmi; or another name of docs/data.md
   config.data.root = os.environ.get("AVS_DATA_ROOT", "")  # empty: the stand-in below, said loudly
   config.data.stand_in = "generated"  # generated, real_media
   config.data.packed = False  # data.root holds ArrayRecords written by --mode=prepare
@@ -323,7 +323,6 @@ def get_config() -> ConfigDict:
   config.warmup.folder = ""  # where it is kept and found again; empty: in the work directory
 
   config.loss = ConfigDict()  # weights of the parts, see losses.objective
-  config.loss.name = "ms3"
   config.loss.bce = 1.0
   config.loss.cross_entropy = 0.0
   config.loss.dice = 0.0
@@ -385,7 +384,7 @@ def get_config() -> ConfigDict:
   config.eval.unseen = ()  # further sounds, given to every clip: names (data_pipelines/sounds.py) or .wav files
   # Rows for the own sounds under noise: kinds at each snr_db, or added `factor` times (data_pipelines/sounds.py).
   config.eval.noise_mix = ConfigDict({"kind": (), "snr_db": (), "factor": 0.1})
-  config.eval.negative_audio = "drawn"  # or published: the folders beside audio_wav
+  config.eval.negative_audio = "drawn"  # drawn, published, any: see data_pipelines/sounds.py
   config.eval.pictures = 4
   config.eval.save_masks = False
 

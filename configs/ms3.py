@@ -40,7 +40,6 @@ def get_config(arg: str = "") -> ConfigDict:
     common.select_system(config, arg)
   config.title = f"MS3 {config.model.system}"
   config.data.name = "ms3"
-  config.loss.name = "ms3"
   config.loss.matching = "kl"
   config.loss.matching_weight = 0.5
   config.schedule.epochs = 30

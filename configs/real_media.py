@@ -25,6 +25,7 @@ def get_config(arg: str = "") -> ConfigDict:
     common.select_system(config, arg)
   config.title = "real media"
   config.data.name = "s4"
+  config.data.root = ""  # not AVS_DATA_ROOT: this recipe is made for the stand-in
   config.data.stand_in = "real_media"
   config.data.size = 128
   config.data.annotated = "all"
@@ -39,7 +40,6 @@ def get_config(arg: str = "") -> ConfigDict:
   config.augment.equaliser_db = 6.0
   config.augment.mask_bands = 12
   config.augment.mask_frames = 16
-  config.loss.name = "s4"
   config.loss.soft_iou = 0.5
   config.optimizer.name = "adamw"
   config.optimizer.lr = 1e-3

@@ -39,7 +39,6 @@ def get_config(arg: str = "") -> ConfigDict:
     common.select_system(config, arg)
   config.title = f"S4 {config.model.system}"
   config.data.name = "s4"
-  config.loss.name = "s4"
   config.schedule.epochs = 15
   common.follow_paper(config, "s4")
   return config.lock()

@@ -26,6 +26,7 @@ def get_config(arg: str = "") -> ConfigDict:
     common.select_system(config, arg)
   config.title = "tiny"
   config.data.name = "s4"
+  config.data.root = ""  # not AVS_DATA_ROOT: this recipe is made for the stand-in
   config.data.size = 32
   config.data.clips = ConfigDict({"train": 16, "val": 4, "test": 4})
   config.model.visual = "conv_pyramid"

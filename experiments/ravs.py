@@ -99,6 +99,7 @@ def get_study(arg: str = "generated") -> Study:
   return Study(
     name=f"ravs_{arg}",
     title=f"RAVS's ablations: {arg.replace('_', ' ')}",
+    data_set="MS3" if arg == "ms3" else "",
     rows=tuple(Row(name, f"{config}:ravs", (*common, changes)) for name, changes in rows.items()),
     tables=(
       _table(3, "the parts", ("settings",), parts),

@@ -19,11 +19,11 @@ from avs_jax import frontier, report, tables
 from avs_jax.errors import InputError
 
 FORMAT = 1
-# Settings that change no figure, or name a place on one machine.
+# Settings that change no figure, or name a place on one machine; loss.name, which is no more, decided nothing.
 _FREE = (
-  "title", "log", "eval.pictures", "eval.save_masks", "warmup.folder", "data.root", "data.packed", "data.media_cache",
+  "title", "log", "eval.pictures", "eval.save_masks", "warmup.folder", "data.packed", "data.media_cache",
   "data.cache_mb", "data.threads", "data.workers", "schedule.accumulate", "mesh", "model.remat", "prepare", "variants",
-  "debias.contrast_run",
+  "debias.contrast_run", "loss.name",
 )  # fmt: skip
 
 
@@ -32,9 +32,18 @@ def path_of(folder: str, study: str, row: str, seed: int) -> str:
 
 
 def settings(config: Any) -> dict[str, Any]:
-  """What of a config decides its figures, as JSON has it: {"section.key": value}."""
-  plain = json.loads(config.to_json_best_effort())
-  return {name: value for name, value in _flat(plain).items() if not _is_free(name)}
+  """What of a config decides its figures, as JSON has it: {"section.key": value}; of `data.root`, whether it is set."""
+  plain = _flat(json.loads(config.to_json_best_effort()))
+  return {name: value for name, value in plain.items() if not _is_free(name)} | {
+    "data.root": bool(config.data.root)
+  }
+
+
+def _settings_then(record: Mapping[str, Any]) -> dict[str, Any]:
+  """A record's settings. Older ones did not say whether `data.root` was set; what they were measured on does."""
+  is_real = record.get("is_stand_in") is False or "in the layout of" in str(record.get("data_set"))
+  then = {"data.root": is_real, **record["settings"]}
+  return {name: value for name, value in then.items() if not _is_free(name)}
 
 
 def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -55,11 +64,10 @@ def differences(record: Mapping[str, Any], config: Any) -> list[str]:
   """
   from configs import common
 
-  then = {name: value for name, value in record["settings"].items() if not _is_free(name)}
-  now = settings(config)
+  then, now = _settings_then(record), _rounded(settings(config))
   defaults = common.get_config()
   common.select_system(defaults, config.model.system)
-  default = settings(defaults)
+  default = _rounded(settings(defaults))
   found = []
   for name in sorted(set(then) | set(now)):
     before = then.get(name, default.get(name))
@@ -107,7 +115,7 @@ def make(
     "figures": {name: figures for name, figures in board.items() if name not in ("record", "global")},
     "global": board["global"],
     "frontier": frontier.sweep(statistics) if frontier.is_sweepable(statistics) else None,
-    "similarity": {"before": before, "after": frontier.similarities(statistics)},
+    "similarity": {"before": before, "after": frontier.similarities(statistics, config.debias.guide)},
     "pictures": _pictures(workdir, config.eval.conditions),
   }
 
@@ -185,8 +193,8 @@ def find(folder: str, config: Any) -> dict[str, Any] | None:
   wanted = json.loads(json.dumps(_rounded(settings(config))))
   for path in sorted(glob.glob(os.path.join(folder, "*", "*.json"))):
     record = _loose(path)
-    if record.get("settings") == wanted:
-      return read(path)
+    if record.get("format") == FORMAT and _settings_then(record) == wanted:
+      return record
   return None
 
 

@@ -45,7 +45,7 @@ PARTS: dict[str, tuple[str, Mapping[str, Mapping[str, Any]]]] = {
   "late_gate": ("gate in inference only", {"debias": {"gate_training": False}}),
   "ungated": ("without the gate", {"debias": {"gate": False, "gate_training": False}}),
 }
-MULTI = {"data": {"name": "ms3"}, "loss": {"name": "ms3"}}
+MULTI = {"data": {"name": "ms3"}}
 
 # arg -> config file, settings of all rows, whether there is a warm-up (else weights come from files), and the
 # benchmark whose printed lines stand beside ours.
@@ -138,6 +138,7 @@ def get_study(arg: str = "generated") -> Study:
     similarity=("avsbench-guide_warm", "avsbench-grounded"),
     frontier=tuple(f"avsbench-{name}" for name in recipes),
     pictures=("avsbench-prior", "avsbench-guide_warm", "avsbench-grounded"),
+    data_set="" if has_warmup else data,
   )
 
 

@@ -169,7 +169,15 @@ def train_all(study: Study, runs: Sequence[Run], folder: str, minutes: float = 0
 
   Args:
     minutes: start no further run after so many; 0 for no bound.
+
+  Raises:
+    InputError: the study is for a published data set, and `data.root` is empty.
   """
+  if study.data_set and not all(run.config.data.root for run in runs):
+    raise InputError(
+      f"study {study.name} is for {study.data_set}, and data.root is empty; set AVS_DATA_ROOT to its folder, or take"
+      " a study of stand-ins, e.g. :generated."
+    )
   import jax
 
   from avs_jax.evaluate import is_run

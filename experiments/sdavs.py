@@ -81,6 +81,7 @@ def get_study(arg: str = "generated") -> Study:
     tables=tables(DATA[arg]),
     frontier=("whole", "without_snrp", "without_damf"),
     pictures=("whole", "without_snrp", "without_damf"),
+    data_set="" if arg in systems.SETTINGS else DATA[arg],
   )
 
 

@@ -85,6 +85,7 @@ class Study:
     similarity: rows whose similarities are drawn (figure 4).
     frontier: rows whose frontiers are drawn together.
     pictures: rows shown side by side under four sounds (figures 3 and 5), first to last.
+    data_set: the published data set that the rows are for, so that `data.root` must be set; "" for stand-ins.
   """
 
   name: str
@@ -94,6 +95,7 @@ class Study:
   similarity: tuple[str, ...] = ()
   frontier: tuple[str, ...] = ()
   pictures: tuple[str, ...] = ()
+  data_set: str = ""
 
   def __post_init__(self):
     names = [row.name for row in self.rows]

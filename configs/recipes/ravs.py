@@ -14,7 +14,6 @@ SETTINGS = {
 
 _BINARY = {  # equation 12
   "loss": {
-    "name": "ravs",
     "bce": 1.0,
     "dice": 1.0,
     "soft_iou": 1.0,
@@ -26,7 +25,6 @@ _BINARY = {  # equation 12
 }
 _SEMANTIC = {
   "loss": {
-    "name": "ravs_avss",
     "bce": 0.0,
     "dice": 0.0,
     "soft_iou": 0.0,

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from avs_jax import losses
-from avs_jax.alignment import alignment, contrast, response, response_map, sounding_groups
+from avs_jax.alignment import alignment, contrast, response, sounding_groups
 from avs_jax.errors import InputError
 from avs_jax.types import Batch, Condition, Outputs
+from configs import ms3
+
+PAPER = ms3.get_config("ravs").loss.to_dict()
 
 B, T, P = 2, 2, 3
 
@@ -78,25 +81,15 @@ def test_the_sum_is_over_real_frames_of_clips_with_their_own_sound():
   assert alignment(outputs(agreement), batch(condition=own + 1)) == 0
 
 
-def test_a_picture_shows_each_cell_its_groups_response():
-  agreement = np.broadcast_to(np.array([0.2, -0.1, 0.0]), (B, T, P))
-  groups = np.broadcast_to(np.array([[0, 1], [2, 0]]), (B, T, 2, 2))
-  shown = response_map(outputs(agreement, groups=jnp.asarray(groups)))
-  sigmoid = 1 / (1 + np.exp(-10 * np.array([[0.2, -0.1], [0.0, 0.2]])))
-  np.testing.assert_allclose(shown[1, 1], sigmoid, rtol=1e-5)
-
-
 def test_a_system_without_groups_is_refused():
   nothing = Outputs(logits=jnp.zeros((B, T, 4, 4, 1)))
   with pytest.raises(InputError, match="loss.alignment: this system makes no groups; set it to 0"):
     alignment(nothing, batch())
-  with pytest.raises(InputError, match="only a system that makes groups"):
-    response_map(nothing)
 
 
 def test_the_objective_adds_its_parts_at_the_papers_weights():
   agreement = np.broadcast_to(np.array([0.3, -0.1, -0.2]), (B, T, P))
-  total, parts = losses.objective({"name": "ravs"})(outputs(agreement), batch())
+  total, parts = losses.objective(PAPER)(outputs(agreement), batch())
   assert set(parts) == {"bce", "dice", "soft_iou", "alignment"}
   np.testing.assert_allclose(parts["alignment"], 0.1 * contrast(agreement).mean(), rtol=1e-5)
   np.testing.assert_allclose(total, sum(parts.values()), rtol=1e-6)
@@ -124,5 +117,5 @@ def test_the_ground_truth_filter_takes_positives_from_masks_of_annotated_frames(
   first[0, 0] = True
   found = alignment(outputs(agreement, groups=groups), told.replace(annotated=first), truth=True)
   np.testing.assert_allclose(found, -np.log(e[0] / e.sum()), rtol=1e-4)
-  total = losses.objective({"name": "ravs", "alignment_truth": True})(outputs(agreement, groups=groups), told)
+  total = losses.objective({**PAPER, "alignment_truth": True})(outputs(agreement, groups=groups), told)
   np.testing.assert_allclose(total[1]["alignment"] * 10, -np.log(e[0] / e.sum()) / (B * T), rtol=1e-4)

@@ -10,6 +10,11 @@ import pytest
 from avs_jax import losses, set_losses
 from avs_jax.errors import InputError
 from avs_jax.types import Batch, Outputs
+from configs import ms3
+
+PAPER = ms3.get_config("active_queries").loss.to_dict()
+# As the released semantic code does it.
+RELEASED = {"queries": 1.0, "queries_form": "released", "queries_last": 1.0, "queries_drop": 0.3}
 
 WEIGHTS = (5.0, 5.0, 2.0)
 
@@ -52,7 +57,7 @@ def make_outputs(queries=4, layers=2, classes=1, clips=2, seconds=2, seed=0, mar
 
 @functools.cache
 def compiled(**changes):
-  return jax.jit(losses.objective({"name": "queries", **changes}))
+  return jax.jit(losses.objective({**PAPER, **changes}))
 
 
 def test_binary_targets_are_what_sounds_and_unannotated_frames_have_none():
@@ -141,10 +146,10 @@ def test_the_parts_add_up_and_the_order_of_clips_does_not_matter():
 MARKS = np.array([[[1, 0, 1, 0], [1, 1, 0, 0]], [[1, 0, 0, 0], [1, 0, 1, 0]]], np.float32)
 
 
-def slopes(form, outputs, batch):
+def slopes(weights, outputs, batch):
   def value(masks, classes):
     changed = outputs.replace(query_masks=(masks,), query_classes=(classes,))
-    return losses.objective({"name": form})(changed, batch)[0]
+    return losses.objective(weights)(changed, batch)[0]
 
   return jax.jit(jax.grad(value, argnums=(0, 1)))(outputs.query_masks[0], outputs.query_classes[0])
 
@@ -155,7 +160,7 @@ def test_dormant_queries_are_neither_matched_nor_classified():
   dormant = MARKS[:, :, None, None] == 0
   perfect = np.where(batch.masks[:, :, ::2, ::2, None] > 0, 9.0, -9.0)
   outputs = outputs.replace(query_masks=(jnp.where(dormant, perfect, outputs.query_masks[0]),))
-  masks, classes = slopes("queries", outputs, batch)
+  masks, classes = slopes(PAPER, outputs, batch)
   reached = np.abs(masks).max((2, 3)) > 0
   np.testing.assert_array_equal(reached.sum(-1), np.ones((2, 2)))  # one target a frame
   assert not (reached & (MARKS == 0)).any()
@@ -170,11 +175,11 @@ def test_the_released_form_matches_dormant_queries_and_teaches_them(monkeypatch)
   outputs = make_outputs(layers=1, marks=marks)
   wrong = np.where(batch.masks[:, :, ::2, ::2, None] > 0, -9.0, 9.0)
   outputs = outputs.replace(query_masks=(jnp.where(MARKS[:, :, None, None] > 0, wrong, 1.0),))
-  masks, classes = slopes("queries_released", outputs, batch)
+  masks, classes = slopes(RELEASED, outputs, batch)
   reached = np.abs(masks).max((2, 3)) > 0
   assert not (reached & (MARKS > 0)).any() and reached.sum() == 4
   assert (np.abs(classes).max(-1) > 0).all()
-  masks, _ = slopes("queries", outputs, batch)
+  masks, _ = slopes(PAPER, outputs, batch)
   assert ((np.abs(masks).max((2, 3)) > 0) <= (MARKS > 0)).all()
 
 
@@ -183,7 +188,7 @@ def test_silence_teaches_active_queries_to_answer_for_nothing():
   batch = make_batch(np.zeros((2, 2, 8, 8)))
   parts = compiled()(outputs, batch)[1]
   assert parts["queries_focal"] == 0 and parts["queries_dice"] == 0 and parts["queries_class"] > 0
-  masks, classes = slopes("queries", outputs, batch)
+  masks, classes = slopes(PAPER, outputs, batch)
   assert not masks.any() and (np.asarray(classes)[..., -1] < 0).all()
 
 
@@ -224,8 +229,8 @@ def test_training_draws_by_frame_and_other_draws_change_the_loss():
 
 def test_the_loss_of_a_set_needs_a_system_that_predicts_one_and_a_form_that_exists():
   with pytest.raises(InputError, match="predicts no set; set it to 0 or choose 'active_queries'"):
-    losses.objective({"name": "queries"})(Outputs(logits=np.zeros((2, 2, 8, 8, 1))), make_batch(halves()))
+    losses.objective(PAPER)(Outputs(logits=np.zeros((2, 2, 8, 8, 1))), make_batch(halves()))
   with pytest.raises(
     InputError, match="loss.queries_form: 'soft' is not known; choose one of paper, released"
   ):
-    losses.objective({"name": "queries", "queries_form": "soft"})
+    losses.objective({**PAPER, "queries_form": "soft"})

@@ -8,6 +8,7 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
+from avs_jax import losses
 from avs_jax.errors import InputError
 from configs import common
 
@@ -106,6 +107,29 @@ def test_reading_keeps_names_of_others_and_turns_lists_into_tuples():
   assert again.optimizer.multipliers["visual_encoder/block1_0"] == 0.1
   assert again.variants.a.model.tpavi_stages == (4,)
   assert isinstance(again.optimizer.betas, tuple)
+
+
+def test_a_config_of_an_earlier_run_may_name_its_loss(tmp_path):
+  config = load("ms3")
+  saved = json.loads(config.to_json_best_effort())
+  saved["loss"]["name"] = "ms3"
+  (tmp_path / "config.json").write_text(json.dumps(saved))
+  assert common.from_workdir(str(tmp_path)).to_dict() == config.to_dict()
+  with pytest.raises(AttributeError):
+    config.loss.name = "ms3"  # a name chose nothing: --config.loss.name is refused
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("system", sorted(common.SYSTEMS))
+def test_every_config_gives_all_weights_of_its_loss_itself(name, system):
+  weights = load(name, system).loss.to_dict()
+  assert losses.settings(weights) == weights
+
+
+def test_a_data_set_of_the_surroundings_does_not_take_the_stand_ins_place(monkeypatch):
+  monkeypatch.setenv("AVS_DATA_ROOT", "/data/avsbench")
+  made_for_a_stand_in = {name for name in NAMES if not load(name).data.root}
+  assert made_for_a_stand_in == {"quickstart", "real_media", "tiny"}
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,15 @@
 """A record comes back as it was written, small and readable."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from avs_jax.errors import InputError
-from experiments import records
+from configs import ms3
+from experiments import records, study
+
+RECORDS = Path(__file__).parents[2] / "docs" / "records"
 
 
 def test_masks_survive_as_text():
@@ -39,3 +44,44 @@ def test_a_broken_record_or_one_of_another_format_is_one_sentence(tmp_path):
 def test_a_run_without_a_scoreboard_leaves_no_record(tmp_path):
   with pytest.raises(InputError, match="no scoreboard there"):
     records.make("s", "a", None, str(tmp_path), 1.0)
+
+
+def test_a_record_made_on_a_stand_in_is_not_of_a_config_with_a_data_set():
+  config = ms3.get_config()
+  record = {
+    "settings": {**records.settings(config), "loss.name": "ms3"}, "is_stand_in": True,
+    "data_set": "generated multi-source clips (stand-in)",
+  }  # fmt: skip
+  assert records.differences(record, config) == []
+  of_before = {name: value for name, value in record["settings"].items() if name != "data.root"}
+  assert records.differences({**record, "settings": of_before}, config) == []
+  with config.unlocked():
+    config.data.root = "/data/avsbench"
+  for settings in (record["settings"], of_before):
+    found = records.differences({**record, "settings": settings}, config)
+    assert found == ["data.root: False, now True"]
+  layout = {"settings": of_before, "is_stand_in": True, "data_set": "clips (stand-in), in the layout of MS3"}
+  assert records.differences(layout, config) == []
+  assert records.differences({"settings": of_before, "is_stand_in": False, "data_set": "MS3"}, config) == []
+
+
+def test_a_setting_is_compared_with_the_digits_that_a_record_keeps(tmp_path):
+  config = ms3.get_config()
+  with config.unlocked():
+    config.model.audio_args.width = 1 / 14
+  record = {
+    "format": records.FORMAT, "study": "s", "row": "a", "seed": 0, "settings": records.settings(config),
+    "is_stand_in": True,
+  }  # fmt: skip
+  kept = records.read(records.write(str(tmp_path), record))
+  assert kept["settings"]["model.audio_args.width"] == 0.0714286
+  assert records.differences(kept, config) == []
+  assert records.find(str(tmp_path), config) == kept
+
+
+@pytest.mark.parametrize("path", sorted(RECORDS.glob("*/*.json")), ids=lambda path: path.stem)
+def test_every_record_is_of_its_studys_config(path):
+  record = records.read(str(path))
+  name, _, arg = record["study"].partition("_")
+  row = study.load(f"{RECORDS.parent.parent}/experiments/{name}.py:{arg}").row(record["row"])
+  assert records.differences(record, study.configure(row, record["seed"])) == []

@@ -204,3 +204,15 @@ def test_a_guided_run_is_trained_judged_and_recorded_whole(study_file, tmp_path)
   assert len(record["pictures"]) == 1 and len(record["frontier"]["gate"]) > 2
   assert (tmp_path / "out" / "four_sounds.png").stat().st_size > 5000
   assert (tmp_path / "records" / "tiny" / "guide-0.json").stat().st_size < 40_000
+
+
+@pytest.mark.parametrize("file", ["robust.py:s4", "robust.py:ms3", "sdavs.py:ms3", "ravs.py:ms3"])
+def test_a_study_of_a_published_data_set_does_not_run_on_a_stand_in(file, tmp_path):
+  found = study.load(f"experiments/{file}")
+  runs = run.plan(found, [0], str(tmp_path), str(tmp_path))
+  with pytest.raises(
+    InputError, match=rf"study {found.name} is for (S4|MS3), and data.root is empty; set AVS_"
+  ):
+    run.train_all(found, runs, str(tmp_path))
+  assert not any(tmp_path.iterdir())
+  assert study.load("experiments/robust.py").data_set == ""

@@ -12,6 +12,7 @@ from avs_jax import losses, systems, weights
 from avs_jax.errors import InputError
 from avs_jax.initialise import initialise
 from avs_jax.types import Batch
+from configs import ms3
 
 SMALL = {
   "visual": "conv_pyramid",
@@ -134,7 +135,8 @@ def test_dormant_queries_influence_no_output(variables, run, outputs):
 @pytest.fixture(scope="module")
 def slopes(variables):
   """Gradients of the paper's loss in training, of every parameter."""
-  module, batch, objective = build(), batch_of(), losses.objective({"name": "queries", "queries_drop": 0.0})
+  module, batch = build(), batch_of()
+  objective = losses.objective({**ms3.get_config("active_queries").loss.to_dict(), "queries_drop": 0.0})
 
   def value(params, marks):
     apply = {"params": params}, batch.frames, sound()

@@ -16,6 +16,7 @@ from avs_jax.encoders.mix_transformer import stack_blocks
 from avs_jax.fusion.tpavi import TPAVI
 from avs_jax.losses import objective
 from avs_jax.types import Batch
+from configs import ms3
 
 pytestmark = [pytest.mark.golden, pytest.mark.slow]
 
@@ -182,7 +183,7 @@ def test_the_loss_and_the_gradient_of_every_parameter_are_the_published_ones(gol
   )  # fmt: skip
   variables = variables_of(case)
   scanned = systems.build("avsbench", visual_args={"scan": True})  # 4 blocks to compile, not 52
-  compute = objective({"name": "ms3", "matching": "kl", "matching_weight": 0.5})
+  compute = objective(ms3.get_config().loss.to_dict())
 
   @jax.jit
   def differentiate(variables):

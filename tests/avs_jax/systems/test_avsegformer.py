@@ -14,7 +14,7 @@ from avs_jax.errors import InputError
 from avs_jax.initialise import initialise
 from avs_jax.model import build_model, starting_variables
 from avs_jax.types import Batch, Condition
-from configs import tiny
+from configs import ms3, tiny
 
 SMALL = {
   "visual": "conv_pyramid",
@@ -164,7 +164,7 @@ def slopes():
   start = fresh(module)
   draw = np.random.default_rng(5)
   start = jax.tree.map(lambda x: x + 0.1 * draw.standard_normal(x.shape).astype(np.float32), start)
-  published = losses.objective({"name": "avsegformer"})
+  published = losses.objective(ms3.get_config("avsegformer").loss.to_dict())
 
   @jax.jit
   def compute(batch):

@@ -12,6 +12,7 @@ import pytest
 from avs_jax import losses, systems, weights
 from avs_jax.debias.guide import Guided, Similarity, guide_loss
 from avs_jax.types import Batch, Condition
+from configs import ms3
 
 pytestmark = [pytest.mark.golden]
 
@@ -143,7 +144,7 @@ def test_the_robust_model_gives_the_published_similarities_losses_and_false_posi
     "total_s4_positive": robust_batch(masks, Condition.POSITIVE, first),
   }
   for name, batch in cases.items():
-    segmentation, parts = losses.objective({"name": "avsegformer"})(outputs, batch)
+    segmentation, parts = losses.objective(ms3.get_config("avsegformer").loss.to_dict())(outputs, batch)
     guide = guide_loss(outputs, batch)
     found = [segmentation + guide, segmentation, parts["dice"], parts["mix_dice"], guide]
     np.testing.assert_allclose(found, kept[name], rtol=1e-4, err_msg=name)

@@ -11,6 +11,7 @@ from avs_jax.debias.contrast import Contrast
 from avs_jax.errors import InputError
 from avs_jax.initialise import initialise
 from avs_jax.types import Batch
+from configs import avss, ms3
 
 SMALL = {
   "visual": "conv_pyramid",
@@ -181,14 +182,12 @@ def batch_of(classes):
   )
 
 
-@pytest.mark.parametrize(
-  ("classes", "recipe"), [(1, "ravs"), pytest.param(3, "ravs_avss", marks=pytest.mark.slow)]
-)
-def test_the_papers_objective_reaches_every_parameter_with_a_finite_gradient(classes, recipe):
+@pytest.mark.parametrize(("classes", "benchmark"), [(1, ms3), pytest.param(3, avss, marks=pytest.mark.slow)])
+def test_the_papers_objective_reaches_every_parameter_with_a_finite_gradient(classes, benchmark):
   module = build(num_classes=classes)
   start, batch = fresh(module), batch_of(max(classes, 2))
   # With two groups both may answer alike, and the alignment rests: what it reads must be reached all the same.
-  objective = losses.objective({"name": recipe})
+  objective = losses.objective(benchmark.get_config("ravs").loss.to_dict())
 
   @jax.jit
   def slopes(params, audio):
