@@ -1,5 +1,6 @@
 """Learning rates, multipliers and frozen parts, on parameters small enough to compute by hand."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -180,3 +181,23 @@ def test_what_an_exception_names_learns_although_a_frozen_part_holds_it():
 def test_the_norm_is_that_of_all_leaves_together():
   tree = {"a": jnp.full((300, 300), 0.01), "b": {"c": jnp.full((3,), 2.0), "d": jnp.ones(())}}
   np.testing.assert_allclose(optimizers.norm(tree), np.sqrt(9 + 12 + 1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("shapes", [((2, 3), (), (300, 300)), ((4,), (2, 2)), ((300, 300),)])
+def test_joining_small_parameters_changes_no_update(shapes):
+  params = {f"part{i}": {"kernel": jnp.ones(shape)} for i, shape in enumerate(shapes)}
+  plain, joined = optax.scale_by_adam(0.9, 0.99), optimizers.joined(optax.scale_by_adam(0.9, 0.99))
+  states = [rule.init(params) for rule in (plain, joined)]
+  assert len(jax.tree.leaves(states[1])) == 1 + 2 * (
+    1 + (len(shapes) == 3)
+  )  # count, and two moments of each kind
+  for seed in range(3):
+    keys = jax.random.split(jax.random.key(seed), len(shapes))
+    gradient = {
+      name: {"kernel": jax.random.normal(key, part["kernel"].shape)}
+      for key, (name, part) in zip(keys, params.items(), strict=True)
+    }
+    wanted, states[0] = plain.update(gradient, states[0], params)
+    found, states[1] = joined.update(gradient, states[1], params)
+    chex.assert_trees_all_equal_structs(found, wanted)
+    chex.assert_trees_all_close(found, wanted, rtol=1e-6)
