@@ -154,6 +154,22 @@ def make_config(name: str, argument: str = "", settings: Mapping[str, Any] | Non
   return config
 
 
+def train(config: Any, workdir: Path) -> dict[str, Path]:
+  """Trains the config, or each of its variants, as run.py does, and shows what compares them. Call it again to go on.
+
+  Returns: {name: folder of a run that is finished}, one for each variant.
+  """
+  from avs_jax.variants import train_all
+
+  train_all(config, str(workdir))
+  if not config.variants:
+    return {workdir.name: workdir}
+  for name in ("comparison.md", "comparison.png"):
+    if (workdir / name).is_file():
+      show(workdir / name)
+  return {name: workdir / name for name in config.variants}
+
+
 def choose_video(path: str, folder: Path) -> str:
   """The video of that path; without one, an upload on Colab, a drawn sample elsewhere.
 

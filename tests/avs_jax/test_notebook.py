@@ -78,6 +78,23 @@ def test_a_wrong_config_or_setting_is_a_sentence():
     notebook.make_config("tiny", "", {"steps": "many"})
 
 
+def test_a_config_with_variants_leaves_a_run_for_each(tmp_path, monkeypatch, capsys):
+  asked = []
+
+  def train_all(config, workdir):
+    asked.append((config.title, workdir))
+    (Path(workdir) / "comparison.md").write_text("| run |")
+
+  monkeypatch.setattr("avs_jax.variants.train_all", train_all)
+  monkeypatch.setitem(sys.modules, "IPython", None)
+  plain = notebook.train(notebook.make_config("tiny"), tmp_path)
+  assert plain == {tmp_path.name: tmp_path}
+  runs = notebook.train(notebook.make_config("quickstart"), tmp_path)
+  assert runs == {"prior": tmp_path / "prior", "robust": tmp_path / "robust"}
+  assert asked == [("tiny", str(tmp_path)), ("quick start", str(tmp_path))]
+  assert "| run |" in capsys.readouterr().out
+
+
 def test_a_file_is_shown_with_or_without_a_notebook(tmp_path, capsys, monkeypatch):
   (tmp_path / "a.md").write_text("# Title")
   monkeypatch.setitem(sys.modules, "IPython", None)
