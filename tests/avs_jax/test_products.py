@@ -82,9 +82,11 @@ def test_everything_reads_back(tmp_path, classes):
 def test_the_same_predictions_give_the_same_bytes(tmp_path):
   names = tuple(products.WRITERS)
   one, other = (write(tmp_path / name, names, predictions()) for name in "ab")
-  for path in sorted(one.rglob("*")):
-    if path.is_file():
-      assert path.read_bytes() == (other / path.relative_to(one)).read_bytes(), path.name
+  listed, again = ([path.relative_to(each) for path in sorted(each.rglob("*"))] for each in (one, other))
+  assert listed == again and len(listed) > len(names)
+  for name in listed:
+    if (one / name).is_file():
+      assert (one / name).read_bytes() == (other / name).read_bytes(), name
 
 
 def test_every_writer_says_where_it_writes(tmp_path):

@@ -25,7 +25,7 @@ def test_vpo_stand_ins_follow_the_models_classes_and_its_ears():
   assert (bits.num_classes, classes.num_classes) == (1, 9)
   assert bits.clip(0).pan is None and classes.clip(0).pan.shape == (2, 64)
   kinds = {kind for index in range(len(bits)) for kind in sources.Limited(bits, 4).kinds(index)}
-  assert kinds <= {PAIR, SWITCH}
+  assert kinds == {PAIR, SWITCH}
 
 
 def test_real_data_without_directions_are_refused_to_a_model_that_asks(tmp_path):
@@ -53,3 +53,29 @@ def test_runs_of_one_command_share_their_clips_and_get_the_same_ones_as_alone():
         chex.assert_trees_all_equal(vars(shared.clip(index)), vars(alone.clip(index)))
     assert shared.clip(0).frames is shared.clip(0).frames
   assert sources.build(config(), "val") is not shared
+
+
+@pytest.mark.parametrize(
+  ("name", "like"),
+  [
+    ("V1S", "s4"),
+    ("Single-source", "s4"),
+    ("V1M", "ms3"),
+    ("multi_sources", "ms3"),
+    ("V2", "avss"),
+    ("VPO-MS", "vpo_ms"),
+  ],
+)
+def test_a_data_set_may_be_called_as_papers_do(name, like, tmp_path):
+  assert (
+    sources.build(config(data_name=name), "val").title == sources.build(config(data_name=like), "val").title
+  )
+  with pytest.raises(InputError, match=r"(S4|MS3|AVSS|VPO-MS): .* set data\.root to the folder"):
+    sources.build(config(data_name=name, data_root=str(tmp_path)), "val")
+
+
+def test_a_data_set_of_no_known_name_is_told_the_known_ones():
+  with pytest.raises(
+    InputError, match=r"data.name='V3' is not a data set; choose one of s4 \(V1S, .*vpo_msmi"
+  ):
+    sources.build(config(data_name="V3"), "val")
