@@ -86,12 +86,3 @@ def alignment(outputs: Outputs, batch: Batch, *, truth: bool = False, **settings
   weight = counted.astype(jnp.float32)  # [B, T]
   found = contrast(outputs.group_agreement, is_positive=positive, **settings)
   return (found * weight).sum() / jnp.maximum(weight.sum(), 1)
-
-
-def response_map(outputs: Outputs, scale: float = SCALE) -> Float[Array, "B T h w"]:
-  """For pictures: the response of the group that each cell is in; above the threshold is a positive sample."""
-  if outputs.groups is None or outputs.group_agreement is None:
-    raise InputError("only a system that makes groups has responses to show; choose model.system='ravs'.")
-  groups, answers = jnp.asarray(outputs.groups), response(outputs.group_agreement, scale)
-  picked = jnp.take_along_axis(answers, groups.reshape(*groups.shape[:2], -1), axis=-1)  # [B, T, h*w]
-  return picked.reshape(groups.shape)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from avs_jax import visualize
-from avs_jax.alignment import SCALE, THRESHOLD
+from avs_jax.alignment import SCALE, THRESHOLD, response
 from avs_jax.types import AnyArray, Outputs
 
 # Of outputs, what is drawn here.
@@ -49,7 +49,7 @@ class Maps:
     if "groups" not in found or "group_agreement" not in found:
       return cls(None, None, doubt)
     groups = np.asarray(found["groups"])
-    answers = 1 / (1 + np.exp(-scale * np.asarray(found["group_agreement"], np.float64)))  # [T, P]
+    answers = np.asarray(response(found["group_agreement"], scale))  # [T, P]
     above = np.where(answers > threshold, 1 - threshold, threshold)
     surety = (answers - threshold) / np.maximum(above, 1e-9)
     flat = np.take_along_axis(surety, groups.reshape(len(groups), -1), axis=1)  # [T, h*w]

@@ -16,7 +16,6 @@ TICKS = 90_000  # a second, of the pictures' time stamps
 QUALITY = "20"  # x264's constant rate factor; ours: no difference to be seen, a third of the default's size
 AAC_BITS = 96_000  # a second and channel
 AAC_RATES_HZ = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 64_000, 88_200, 96_000)
-AAC_CHANNELS = 8
 
 
 class Film:

@@ -45,13 +45,6 @@ def from_slots(
   return marks
 
 
-def from_clusters(
-  clusters: Int[np.ndarray, "*N"], count: int, queries: int, dilation: int = 1
-) -> Float[np.ndarray, "*N Q"]:
-  """Marks of sounds that belong to one cluster of `count` each."""
-  return from_slots(np.eye(count, dtype=np.float32)[clusters], queries, dilation)
-
-
 def heard_classes(
   probabilities: Float[np.ndarray, "*N K"], theta: float = 0.4, top_k: int = 0
 ) -> Float[np.ndarray, "*N K"]:

@@ -237,36 +237,6 @@ def read_wav(path: str | Path) -> Float[np.ndarray, "S"]:
   return _finish(samples, rate_hz, path)
 
 
-def read_audio(path: str | Path) -> Float[np.ndarray, "S"]:
-  """The sound of a media file (mp4, mp3, flac, wav ...), mono float32 [S] at 16 kHz; all but wav by PyAV."""
-  path = Path(path)
-  if path.suffix.lower() == ".wav":
-    return read_wav(path)
-  if not path.is_file():
-    raise InputError(f"{path}: there is no such file")
-  try:
-    import av
-  except ImportError as error:
-    raise InputError(
-      f"{path}: only .wav can be read without PyAV; install it with `pip install av`"
-    ) from error
-  try:
-    with av.open(str(path)) as container:
-      if not container.streams.audio:
-        raise InputError(f"{path}: the file has no sound track")
-      stream = container.streams.audio[0]
-      converter = av.AudioResampler(format="fltp")  # planar float, rate and channels as they are
-      blocks = [b.to_ndarray() for frame in container.decode(stream) for b in converter.resample(frame)]
-      blocks += [b.to_ndarray() for b in converter.resample(None)]
-      rate_hz = int(stream.rate or 0)
-  except av.FFmpegError as error:
-    raise InputError(
-      f"{path}: the sound cannot be decoded ({error.strerror}); make the file again"
-    ) from error
-  samples = np.concatenate(blocks, axis=1).T if blocks else np.zeros((0, 1))
-  return _finish(samples, rate_hz, path)
-
-
 def write_wav(path: str | Path, waveform: Float[np.ndarray, "S"]) -> None:
   """Writes mono 16-bit PCM at 16 kHz, x -> round(32768 x) clipped: `read_wav` gives such samples back."""
   samples = np.clip(np.rint(mono(waveform) * 32768), -32768, 32767).astype("<i2").tobytes()

@@ -24,7 +24,6 @@ import zlib
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
 from avs_jax.errors import InputError
 from data_pipelines import compose, media_packages
@@ -232,16 +231,6 @@ def noise_recordings(split: str, cache_dir: str | os.PathLike | None = None) -> 
   _require(split in ("train", "test"), f"noise split {split!r} is unknown, expected train or test; name one")
   bank = load_bank(media_packages.cache_folder(cache_dir))
   return [item.array for item in bank.select("noise", split)]
-
-
-def picture_sheet(source: RealMedia, indices: Sequence[int]) -> Image.Image:
-  """A picture to look at: for each clip its frames, and below them the same with what is silent darkened."""
-  rows = []
-  for index in indices:
-    clip = source.clip(index)
-    shown = np.where(clip.masks[..., None] > 0, clip.frames, clip.frames // 4)
-    rows += [np.concatenate(list(clip.frames), axis=1), np.concatenate(list(shown), axis=1)]
-  return Image.fromarray(np.concatenate(rows, axis=0).astype(np.uint8))
 
 
 def prepare(cache_dir: str | os.PathLike | None = None) -> pathlib.Path:

@@ -18,7 +18,6 @@ def test_a_slot_opens_its_queries_and_query_0_is_always_open():
     marks.from_slots(slots, 8, dilation=2),
     [[1, 1, 1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 1, 1, 0], [1, 0, 0, 0, 0, 0, 0, 0]],
   )
-  np.testing.assert_array_equal(marks.from_clusters(np.array([1]), 2, 4), [[1, 0, 1, 0]])
 
 
 def test_too_many_slots_and_no_dilation_are_refused():

@@ -221,11 +221,6 @@ def test_noise_recordings_differ_between_training_and_test(cache):
     noise_recordings("val", cache)
 
 
-def test_a_picture_sheet_shows_frames_and_what_sounds(cache):
-  sheet = real_media.picture_sheet(_source(cache, "single"), [0, 1])
-  assert sheet.size == (5 * 48, 4 * 48)
-
-
 @pytest.mark.parametrize(
   ("settings", "words"),
   [
