@@ -196,12 +196,25 @@ def _global_line(results: Mapping[str, Mapping[str, Any]]) -> str:
   return f"{line} (of {family})"
 
 
-def _warning(record: Mapping[str, Any]) -> str:
-  if not record.get("is_stand_in"):
-    return ""
-  return (
-    f"STAND-IN DATA: measured on {record.get('data_set')}; these figures say nothing of a published data set."
-  )
+def warnings(record: Mapping[str, Any]) -> list[str]:
+  """What a reader must know before the figures: a sentence each."""
+  config = record.get("config") or {}
+  found = []
+  if record.get("is_stand_in"):
+    found.append(
+      f"STAND-IN DATA: measured on {record.get('data_set')}; these figures say nothing of a published data set."
+    )
+  if config.get("negatives", {}).get("front_end") == "as_published":
+    found.append(
+      "TELL-TALE FORMAT: silence, noise and off-screen sounds have another front end than own sounds"
+      " (negatives.front_end=as_published), so a model can tell them apart by their format alone."
+    )
+  if config.get("eval", {}).get("negative_audio") == "any":
+    found.append(
+      "UNKNOWN OBJECTS: where no clip of the split names its objects, off-screen sounds are any other clip's"
+      " (eval.negative_audio=any) and may belong to the picture; not comparable with published figures."
+    )
+  return found
 
 
 def _facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -219,8 +232,8 @@ def markdown(results: Mapping[str, Mapping[str, Any]], record: Mapping[str, Any]
   """The scoreboard as Markdown."""
   header, rows = table(results)
   lines = [f"# {record.get('title') or 'Scoreboard'}: {record.get('data_set', 'data set not named')}", ""]
-  if _warning(record):
-    lines += [f"**{_warning(record)}**", ""]
+  for sentence in warnings(record):
+    lines += [f"**{sentence}**", ""]
   lines += tables.markdown(header, rows)
   lines += ["", _global_line(results), ""]
   lines += [
@@ -243,7 +256,7 @@ def markdown(results: Mapping[str, Mapping[str, Any]], record: Mapping[str, Any]
 def latex(results: Mapping[str, Mapping[str, Any]], record: Mapping[str, Any]) -> str:
   """The scoreboard as a LaTeX table (booktabs); a stand-in's name is in the caption."""
   facts = "; ".join(f"{label} {value}" for label, value in _facts(record) if label != "versions")
-  caption = " ".join(part for part in (_warning(record), _global_line(results) + ".", facts + ".") if part)
+  caption = " ".join(part for part in (*warnings(record), _global_line(results) + ".", facts + ".") if part)
   return tables.latex(*table(results), caption)
 
 
@@ -252,7 +265,10 @@ def print_table(results: Mapping[str, Mapping[str, Any]], record: Mapping[str, A
   record, results = record or {}, with_global(results)
   header, rows = table(results)
   widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-  print(_warning(record) or f"data: {record.get('data_set', 'not named')}")
+  if not record.get("is_stand_in"):
+    print(f"data: {record.get('data_set', 'not named')}")
+  for sentence in warnings(record):
+    print(sentence)
   for row in [header, *rows]:
     print(
       "  ".join(
@@ -289,6 +305,7 @@ def write(
   """
   os.makedirs(folder, exist_ok=True)
   results, record = with_global(_finite(results)), complete_record(record)
+  record["warnings"] = warnings(record)
   whole = _finite({"record": record, **results})
   texts = {
     "json": json.dumps(whole, indent=1, default=str) + "\n",
@@ -359,14 +376,16 @@ def compare(folder: str, scoreboards: Mapping[str, Any], *, show: bool = True) -
   if len(every) > len(boards):
     note += " Mean ± standard deviation (n - 1) over the seeds."
   lines = [f"# Comparison on {record.get('data_set', 'a data set not named')}", ""]
-  lines += [f"**{_warning(record)}**", ""] if _warning(record) else []
+  said = list(dict.fromkeys(sentence for board in every for sentence in warnings(board.get("record", {}))))
+  for sentence in said:
+    lines += [f"**{sentence}**", ""]
   text = "\n".join([*lines, *tables.markdown(header, rows), "", note]) + "\n"
   if show:
     print(text, flush=True)
   os.makedirs(folder, exist_ok=True)
   texts = {
     "md": text,
-    "tex": tables.latex(header, rows, f"{_warning(record) or record.get('data_set', '')} {note}"),
+    "tex": tables.latex(header, rows, f"{' '.join(said) or record.get('data_set', '')} {note}"),
     "json": json.dumps(_finite(scoreboards), indent=1, default=str) + "\n",
   }
   return {kind: tables.save(os.path.join(folder, f"comparison.{kind}"), text) for kind, text in texts.items()}

@@ -4,10 +4,10 @@
 or the reader says which do not. Broken files are found when they are read, and named.
 """
 
+import logging
 from typing import Literal
 
 import numpy as np
-from absl import logging
 
 from avs_jax.errors import InputError
 from data_pipelines import audio as sound_files
@@ -18,6 +18,8 @@ from data_pipelines.clips import Clip
 
 PUBLISHED_SIZE = 224
 KNOWN_GROUPS = {"S4": groups.S4, "MS3": groups.MS3, "AVSS": groups.AVSS}
+
+log = logging.getLogger(__name__)
 
 
 class AVSBench:
@@ -150,7 +152,7 @@ class AVSBench:
       raise InputError(
         f"{said}; run --mode=check for the whole list, or set data.allow_missing=True to go on without them"
       )
-    logging.warning("%s; going on with %d clips", said, len(whole))
+    log.warning("%s; going on with %d clips", said, len(whole))
     return kind, whole
 
   def _categories(self, found: list[files.Entry], marker: dict | None) -> tuple[str, ...]:
@@ -240,7 +242,7 @@ class AVSBench:
     """Once a reader: one odd file is usually one of thousands."""
     if not self._warned:
       self._warned = True
-      logging.warning("%s: %s (said once; --mode=check lists all such files)", path, what)
+      log.warning("%s: %s (said once; --mode=check lists all such files)", path, what)
 
 
 def _check_size(path: str, got: tuple[int, ...], expected: tuple[int, ...]) -> None:

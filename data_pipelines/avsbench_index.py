@@ -31,11 +31,17 @@ ALIASES = {
   "single-source": "S4",
   "ms3": "MS3",
   "v1m": "MS3",
+  "multi-source": "MS3",
   "multi-sources": "MS3",
   "avss": "AVSS",
   "v2": "AVSS",
   "avsbench-semantic": "AVSS",
 }
+VPO_NAMES = ("vpo_ss", "vpo_ms", "vpo_msmi")
+# What `data.name` takes, for messages; case does not matter, nor - for _.
+DATA_NAMES = "s4 (V1S, single-source), ms3 (V1M, multi-sources), avss (V2, AVSBench-semantic), " + ", ".join(
+  VPO_NAMES
+)
 HOMES = {"S4": "Single-source", "MS3": "Multi-sources", "AVSS": "AVSBench-semantic"}
 TABLES = {"S4": "s4_meta_data.csv", "MS3": "ms3_meta_data.csv", "AVSS": "metadata.csv"}
 COLUMNS = {
@@ -70,6 +76,20 @@ def subset_name(name: str) -> str:
   if title is None:
     raise InputError(f"{name!r} is no subset of AVSBench; choose s4 (V1S), ms3 (V1M) or avss (V2)")
   return title
+
+
+def data_name(name: str) -> str:
+  """s4, ms3, avss, vpo_ss, vpo_ms or vpo_msmi: `data.name` from any of the names in use.
+
+  Raises:
+    InputError: no data set is called so.
+  """
+  plain = str(name).lower().replace("_", "-")
+  if plain.replace("-", "_") in VPO_NAMES:
+    return plain.replace("-", "_")
+  if plain not in ALIASES:
+    raise InputError(f"data.name={name!r} is not a data set; choose one of {DATA_NAMES}.")
+  return ALIASES[plain].lower()
 
 
 def find_home(root: str | Path, subset: str) -> Path:

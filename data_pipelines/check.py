@@ -1,16 +1,16 @@
 """Says what of a data set is there, what is missing and what is broken, by name; and what it would run on."""
 
 import json
+import logging
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import logging
 
 from avs_jax.errors import InputError
 from data_pipelines import audio, transforms, vpo
@@ -29,8 +29,16 @@ PACKAGES = (
   *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "chex", "numpy", "scipy", "grain", "array_record"),
   *("tensorflow-datasets", "ml-collections", "absl-py", "pillow", "av", "safetensors", "matplotlib"),
 )
+# Where a subset's clips get the names of their objects from.
+OBJECTS = {
+  "MS3": "AVSBench-semantic/metadata.csv beside Multi-sources names them; ways without it are in docs/data.md",
+  "AVSS": "the column a_obj of metadata.csv names them",
+}
 FIRST = 5  # names printed of a list
 REPORT = "data_check.json"
+CLIPS_A_MESSAGE = 500
+
+log = logging.getLogger(__name__)
 
 
 def check(config: Any, workdir: str | Path = ".", *, read_files: bool = True) -> int:
@@ -48,8 +56,9 @@ def check(config: Any, workdir: str | Path = ".", *, read_files: bool = True) ->
       "data.packed=True: the packed copy has its own checks; point data.root at the files instead"
     )
   else:
-    look = vpo.inspect if config.data.name in vpo.SUBSETS else inspect
-    found["data"] = look(config.data.root, config.data.name, read_files=read_files)
+    name = files.data_name(config.data.name)
+    look = vpo.inspect if name in files.VPO_NAMES else inspect
+    found["data"] = look(config.data.root, name, read_files=read_files)
   Path(workdir).mkdir(parents=True, exist_ok=True)
   path = Path(workdir) / REPORT
   path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -62,8 +71,8 @@ def inspect(root: str | Path, subset: str, *, read_files: bool = True) -> dict[s
   """What of the three splits of a subset is at `root`: a dictionary fit for JSON.
 
   Per split: the number of `clips` in the csv and as published, how many are `whole`, how many `wav` and
-  `log_mel` files there are, the `missing` files, the `broken` ones with the reason, and the `odd` ones, which
-  read with a warning.
+  `log_mel` files there are, for how many the `objects` are known, the `missing` files, the `broken` ones with the
+  reason, and the `odd` ones, which read with a warning.
   """
   subset = files.subset_name(subset)
   home = files.find_home(root, subset)
@@ -109,8 +118,8 @@ def _inspect_split(found: list[files.Entry], subset: str, split: str, read_files
       for number, (bad, strange) in enumerate(pool.map(lambda e: _read(e, subset, listing), found), 1):
         broken += bad
         odd += strange
-        if number % 500 == 0:
-          logging.info("%s %s: %d of %d clips read", subset, split, number, len(found))
+        if number % CLIPS_A_MESSAGE == 0:
+          log.info("%s %s: %d of %d clips read", subset, split, number, len(found))
   bad_clips = {one["clip"] for one in broken}
   return {
     "clips": len(found),
@@ -118,6 +127,7 @@ def _inspect_split(found: list[files.Entry], subset: str, split: str, read_files
     "files": sum(map(len, needed.values())),
     "wav": len(has["wav"]),
     "log_mel": len(has["log_mel"]),
+    "objects": sum(bool(entry.objects) for entry in found),
     "missing": [path for paths in missing.values() for path in paths],
     "broken": broken,
     "odd": odd,
@@ -178,6 +188,24 @@ def _read_log_mel(path: str) -> None:
     raise InputError(f"{path}: shape {examples.shape} or values are not those of five finite examples")
 
 
+def _not_judged(split: dict[str, Any], subset: str) -> Iterator[str]:
+  """For how many clips the objects are known, and what of an evaluation is not possible."""
+  known, clips = split.get("objects"), split["clips"]
+  if known == 0:
+    yield (
+      "objects known of no clip: off-screen sounds, which are chosen by them, can be neither trained with nor judged;"
+      f" {OBJECTS.get(subset, 'the csv must name them')}"
+    )
+  elif known is not None:  # VPO's always are, and are not counted
+    rest = "" if known == clips else ": the others' off-screen sound is any other clip's"
+    yield f"objects known of {known} clips{rest}"
+  if not split["wav"] and split["log_mel"]:
+    yield (
+      "log-mels alone: own sounds under noise (eval.noise_mix) and encoders that hear raw sound cannot be judged;"
+      " add the 16 kHz .wav files"
+    )
+
+
 def surroundings() -> dict[str, Any]:
   """Versions of Python and the packages, and the devices that jax finds."""
   versions = {"python": platform.python_version(), "system": platform.platform()}
@@ -216,6 +244,7 @@ def text(found: dict[str, Any], first: int = FIRST) -> str:
       f"  {name}: {split['clips']} clips{expected}, {split['whole']} whole;"
       f" sound {split['wav']} wav, {split['log_mel']} log-mel"
     )
+    lines += [f"    {sentence}" for sentence in _not_judged(split, data["subset"])]
     named = [
       ("missing", split["missing"]),
       ("broken", [f"{one['file']}: {one['problem']}" for one in split["broken"]]),

@@ -46,6 +46,7 @@ def negative_pairs(config: Any, split: str) -> negatives.Negatives:
     noise_kinds=kinds,
     recordings=recordings,
     noise_format="bytes" if settings.front_end == "as_published" else "float",
+    guess=not training and config.eval.negative_audio == "any",
   )
 
 
@@ -78,12 +79,14 @@ def training(
   config: Any, source: Source, start: int = 0, *, is_labelled: bool = False
 ) -> loader.BatchIterator:
   """Batches of this process from number `start` on; each a pure function of the seed and its number."""
-  settings = config.data
+  settings, pairs = config.data, nonsense(config) if is_labelled else training_negatives(config)
+  if pairs is not None and pairs.offscreen:
+    pairs.donors(source)  # refuses, before the first step, data that cannot lend any
   batches = loader.train_batches(
     source,
     batch=config.warmup.batch if is_labelled else config.schedule.batch,
     seed=config.seed,
-    negatives=nonsense(config) if is_labelled else training_negatives(config),
+    negatives=pairs,
     noising=noising(config),
     augment=augmentation(config),
     front_end=config.negatives.front_end,
@@ -185,14 +188,6 @@ def training_sounds(config: Any, *, waveform: bool) -> Iterator[Mapping[str, np.
     yield from stream
   finally:
     stream.close()
-
-
-def write_manifest(config: Any, source: Source, path: str) -> None:
-  """Which sound each clip of the evaluation got, as CSV."""
-  names = {name: number for number, name in enumerate(negatives.CONDITIONS)}
-  conditions = [names[name] for name in config.eval.conditions]
-  pairs = negative_pairs(config, config.eval.split)
-  negatives.write_manifest(path, negatives.manifest(pairs, source, config.eval.split, conditions))
 
 
 def state(config: Any, source: Source, step: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ Manifest, CSV:
 
 import csv
 import dataclasses
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +37,8 @@ CONTRASTS = {
   "ms3": {"music": {"human"}, "human": {"music"}, "animal": {"human"}, "device": {"music"}},
 }
 RULES = ("auto", *CONTRASTS)
+
+log = logging.getLogger(__name__)
 
 
 class Pair(NamedTuple):
@@ -70,19 +73,33 @@ class Donors:
   Under "disjoint" donors with a single object are preferred: more of a mixture's sounds could be taken for
   something else in the picture.
 
-  Raises: InputError when the data set names no categories, or no donor exists for a clip.
+  Args:
+    guess: if no clip of the split is known, let each take any other's sound, which may be heard rightly.
+
+  Raises: InputError when the data set names no categories (unless `guess`), or no donor exists for a clip.
   """
 
-  def __init__(self, source: Source, rule: str = "auto"):
+  def __init__(self, source: Source, rule: str = "auto", *, guess: bool = False):
     source = whole(source)
     self.source = source
     known = {name: number for number, name in enumerate(source.categories)}
     groups = sorted({group for group in source.broad if group})
     owns = [[known[name] for name in source.objects(i) if name in known] for i in range(len(source))]
-    if not any(owns):
+    if not any(owns) and not guess:
       raise InputError(
-        f"{source.title}: no clip names its categories, so off-screen sounds cannot be chosen; set"
-        " negatives.offscreen=0 or add the metadata."
+        f"{source.title}: no clip names its objects, so off-screen sounds cannot be chosen; of MS3,"
+        " AVSBench-semantic/metadata.csv beside Multi-sources names them; otherwise train with"
+        " --config.negatives.offscreen=0 and judge with"
+        " --config.eval.conditions=\"('positive','silence','noise')\" or --config.eval.negative_audio=published"
+        " (docs/data.md, section 3)."
+      )
+    unknown = sum(not own for own in owns)
+    if unknown:
+      log.warning(
+        "%s: %d of %d clips name no objects; their off-screen sound is any other clip's, and may be in the picture",
+        source.title,
+        unknown,
+        len(owns),
       )
     if rule == "auto":
       single = max(len(own) for own in owns) == 1
@@ -104,7 +121,7 @@ class Donors:
 
   def candidates(self, index: int) -> tuple[np.ndarray, str]:
     """Indices of the clips that may lend their sound, ascending, and how strict the choice was."""
-    if not self.has[index].any():
+    if not self.has[index].any() and len(self.has) > 1:
       return np.delete(np.arange(len(self.has)), index), "any"
     key = self.has[index].tobytes()
     if key not in self._found:
@@ -154,6 +171,7 @@ class Negatives:
       what the released files hold; near full scale. `noise_kinds` and `noise_db` then mean nothing.
     silence_db: None gives digital silence; a level in dB gives that much white noise instead.
     rule: how off-screen sounds are chosen: "disjoint", "s4", "ms3", or "auto" (by the data set).
+    guess: where no clip of the split names its objects, any other clip may lend its sound.
     redraw: new pairs every epoch.
   """
 
@@ -169,6 +187,7 @@ class Negatives:
   silence_db: float | None = None
   rule: str = "auto"
   redraw: bool = True
+  guess: bool = False
 
   def __post_init__(self):
     shares = (self.silence, self.noise, self.offscreen)
@@ -194,7 +213,7 @@ class Negatives:
     """The candidates of a split, found once."""
     source = whole(source)
     if id(source) not in self._donors or self._donors[id(source)].source is not source:
-      self._donors[id(source)] = Donors(source, self.rule)
+      self._donors[id(source)] = Donors(source, self.rule, guess=self.guess)
     return self._donors[id(source)]
 
   def draw(self, epoch: int, index: int, source: Source) -> Pair:

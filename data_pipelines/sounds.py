@@ -13,7 +13,9 @@ each of its `snr_db`, over the whole clip; without `snr_db` the noise, its peak 
 does with 0.1. The right mask is that of the clip's own sound.
 
 `eval.negative_audio="published"` takes noise and off-screen sounds from the folders that the Robust paper's
-authors publish beside `audio_wav`, in its own layout: `audio_wav_noise` and `audio_wav_misaligned`.
+authors publish beside `audio_wav`, in its own layout: `audio_wav_noise` and `audio_wav_misaligned`. "any" draws them
+here, and where no clip of the split names its objects lets any other clip lend its off-screen sound, which may
+belong to the picture after all: the scoreboard says so.
 """
 
 import dataclasses
@@ -28,7 +30,7 @@ import jax
 import numpy as np
 
 from avs_jax.errors import InputError
-from data_pipelines import feed, loader, negatives, noising
+from data_pipelines import feed, loader, negatives, noising, sources
 from data_pipelines.audio import read_wav
 from data_pipelines.clips import SAMPLE_RATE_HZ, Source
 from data_pipelines.synthesis import UNSEEN, synthesize_unseen
@@ -176,9 +178,9 @@ def published(config: Any, source: Source, name: str) -> Callable[[int], np.ndar
     InputError: `eval.negative_audio` is unknown, the data have no such folder, or it lacks clips.
   """
   choice = config.eval.negative_audio
-  if choice not in ("drawn", "published"):
-    raise InputError(f"eval.negative_audio={choice!r} is unknown; choose drawn or published.")
-  if choice == "drawn" or name not in FOLDERS:
+  if choice not in ("drawn", "published", "any"):
+    raise InputError(f"eval.negative_audio={choice!r} is unknown; choose drawn, published or any.")
+  if choice != "published" or name not in FOLDERS:
     return None
   reader = negatives.whole(source)
   if not hasattr(reader, "published_negative"):
@@ -198,6 +200,46 @@ def published(config: Any, source: Source, name: str) -> Callable[[int], np.ndar
 
 def _read(paths: tuple[str, ...], index: int) -> np.ndarray:
   return read_wav(paths[index])
+
+
+def check_evaluation(config: Any, source: Source | None = None) -> None:
+  """Makes sure, before hours of training, that every sound of the evaluation can be had.
+
+  Args:
+    source: the split to be judged; built here if not given.
+
+  Raises:
+    InputError: a recording or a published sound that is not there, a clip without a donor for its off-screen sound,
+      or data without the raw sound that a row or the audio encoder needs.
+  """
+  if source is None:
+    source = sources.build(config, config.eval.split, limit=config.eval.test_clips)
+  for name in config.eval.unseen:
+    unseen_sound(config, name)
+  for name in mixes(config):
+    mixed(config, source, name)
+  needs = ["eval.noise_mix"] if mixes(config) else []
+  if feed.takes_waveform(config):
+    needs.append(
+      f"model.audio={config.model.audio}" if config.marks.kind != "classifier" else "marks.kind=classifier"
+    )
+  pairs = feed.negative_pairs(config, config.eval.split)
+  for name in config.eval.conditions:
+    is_published = published(config, source, name) is not None
+    if name == "offscreen" and not is_published:
+      donors = pairs.donors(source)
+      for index in range(len(source)):
+        donors.candidates(index)
+      if config.negatives.front_end == "as_published":
+        needs.append("negatives.front_end=as_published")
+  if not needs:
+    return
+  try:
+    source.sound(0)
+  except InputError as error:
+    raise InputError(
+      f"{needs[0]} needs the sounds themselves to judge {config.eval.split}: {error}"
+    ) from None
 
 
 def batches(config: Any, source: Source, name: str) -> Iterator[Mapping[str, np.ndarray]]:

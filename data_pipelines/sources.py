@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 
 from avs_jax.errors import InputError
-from data_pipelines import loader
+from data_pipelines import avsbench_index, loader
 from data_pipelines.clips import Clip, Source
 
 log = logging.getLogger(__name__)
 
+# What the stand-ins call the data sets.
 SUBSETS = {
   "s4": "single",
   "ms3": "multi",
   "avss": "semantic",
-  **{name: name for name in ("vpo_ss", "vpo_ms", "vpo_msmi")},
+  **{name: name for name in avsbench_index.VPO_NAMES},
 }
 
 
@@ -53,13 +54,11 @@ def build(config: Any, split: str, *, limit: int = 0) -> Source:
   Raises:
     InputError: unknown name, a `data.root` that lacks files, or data that do not know where sounds come from.
   """
-  data = config.data
-  if data.name not in SUBSETS:
-    raise InputError(f"data.name={data.name!r} is not a data set; choose one of {', '.join(SUBSETS)}.")
+  data, name = config.data, avsbench_index.data_name(config.data.name)
   source = _make(config, split, limit) if _remembered is None else _recall(_remembered, config, split, limit)
   if not data.root:
     log.warning(
-      "data.root is empty: %s uses %s; its figures say nothing of %s.", split, source.title, data.name.upper()
+      "data.root is empty: %s uses %s; its figures say nothing of %s.", split, source.title, name.upper()
     )
   return source
 
@@ -78,10 +77,11 @@ def _make(config: Any, split: str, limit: int) -> Source:
 
 
 def _real(config: Any, split: str) -> Source:
-  data, is_vpo = config.data, config.data.name.startswith("vpo")
+  data, name = config.data, avsbench_index.data_name(config.data.name)
+  is_vpo = name in avsbench_index.VPO_NAMES
   if config.model.stereo and (data.packed or not is_vpo):
     raise InputError(
-      f"model.stereo=True: {'a packed copy' if data.packed else data.name} does not say where sounds come from; take"
+      f"model.stereo=True: {'a packed copy' if data.packed else name} does not say where sounds come from; take"
       " vpo_ss, vpo_ms or vpo_msmi unpacked, or set model.stereo=False."
     )
   if data.packed:
@@ -94,7 +94,7 @@ def _real(config: Any, split: str) -> Source:
     binary = config.model.num_classes == 1
     return VPO(
       data.root,
-      data.name,
+      name,
       split,
       size=data.size,
       binary=binary,
@@ -105,7 +105,7 @@ def _real(config: Any, split: str) -> Source:
 
   return AVSBench(
     data.root,
-    data.name,
+    name,
     split,
     size=data.size,
     masks=data.masks,
@@ -115,13 +115,14 @@ def _real(config: Any, split: str) -> Source:
 
 
 def _stand_in(config: Any, split: str) -> Source:
-  data, subset = config.data, SUBSETS[config.data.name]
+  data, name = config.data, avsbench_index.data_name(config.data.name)
+  subset = SUBSETS[name]
   count = data.clips["test" if split.startswith("test") else split]
   told = {"binary": config.model.num_classes == 1, "has_pan": config.model.stereo}
   if data.stand_in == "generated":
     from data_pipelines.generated import Generated
 
-    is_first_only = data.name == "s4" and split == "train" and data.annotated == "published"
+    is_first_only = name == "s4" and split == "train" and data.annotated == "published"
     annotated = "first" if is_first_only else "all"
     return Generated(
       subset, split, count, size=data.size, seconds=data.seconds, seed=data.seed, annotated=annotated, **told

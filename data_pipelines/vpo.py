@@ -17,19 +17,19 @@ brought below 1 where the sum exceeds it (the loaders let it). `audio_pos` pans 
 """
 
 import dataclasses
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import logging
 
 from avs_jax.errors import InputError
 from data_pipelines import audio, stereo, transforms
 from data_pipelines import avsbench_index as files
 from data_pipelines.clips import PAIR, SAMPLE_RATE_HZ, Clip
 
-SUBSETS = ("vpo_ss", "vpo_ms", "vpo_msmi")
+SUBSETS = files.VPO_NAMES
 TITLES = {"vpo_ss": "VPO-SS", "vpo_ms": "VPO-MS", "vpo_msmi": "VPO-MSMI"}
 SECONDS = 3
 SOUNDS = ("vggsound_bench/VGGSound/audios", "VGGSound/audios", "audios")
@@ -46,6 +46,8 @@ CLASSES = {
 }  # fmt: skip
 _TO_CLASS = np.full(256, -1, np.int32)
 _TO_CLASS[[0, IGNORED, *(number for number, _ in CLASSES.values())]] = [0, 0, *range(1, 1 + len(CLASSES))]
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,7 +290,7 @@ def _complete(found: list[Entry], where: str, allow: bool) -> list[Entry]:
       raise InputError(
         f"{said}; run --mode=check for the whole list, or set data.allow_missing=True to go on without them"
       )
-    logging.warning("%s; going on with %d clips", said, len(whole))
+    log.warning("%s; going on with %d clips", said, len(whole))
   return whole
 
 

@@ -7,19 +7,21 @@ A split appears under its name only when it is whole.
 """
 
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import logging
 
 from avs_jax.errors import InputError
 from data_pipelines.clips import Clip, Source
 
 FORMAT = 1
 PLAIN = ("title", "is_stand_in", "num_classes", "seconds")
+
+log = logging.getLogger(__name__)
 
 
 def pack(source: Source, out_dir: str | Path, split: str) -> Path:
@@ -58,7 +60,7 @@ def pack(source: Source, out_dir: str | Path, split: str) -> Path:
   }
   (partial / "source.json").write_text(json.dumps(facts))
   os.replace(partial, final)
-  logging.info("packed %d clips of %s into %s", len(source), source.title, final)
+  log.info("packed %d clips of %s into %s", len(source), source.title, final)
   return final
 
 

@@ -223,3 +223,18 @@ def test_the_own_sound_under_noise_is_a_row_that_is_not_held_against_the_empty_m
   header, rows = report.table(results)
   column = header.index("quiet_frames")
   assert [row[column] for row in rows if row[0] == "mixed brown 10db"] == [tables.number(None)]
+
+
+def test_negatives_that_their_format_gives_away_are_said_in_every_form(tmp_path, capsys):
+  config = {"negatives": {"front_end": "as_published"}, "eval": {"negative_audio": "any"}}
+  record = {**RECORD, "data_set": "MS3", "is_stand_in": False, "config": config}
+  paths = report.write(str(tmp_path), four(), record)
+  for text in (capsys.readouterr().out, *(Path(paths[kind]).read_text() for kind in ("md", "tex", "json"))):
+    assert "TELL-TALE FORMAT" in text and "by their format alone" in text
+    assert "UNKNOWN OBJECTS" in text and "STAND-IN" not in text
+  kept = report.read(str(tmp_path))["record"]
+  assert [sentence.split(":")[0] for sentence in kept["warnings"]] == ["TELL-TALE FORMAT", "UNKNOWN OBJECTS"]
+  table = report.compare(str(tmp_path), {"a": report.read(str(tmp_path))}, show=False)
+  assert Path(table["md"]).read_text().count("TELL-TALE FORMAT") == 1
+  same = {"negatives": {"front_end": "same"}, "eval": {"negative_audio": "drawn"}}
+  assert report.warnings({**record, "config": same}) == [] == report.warnings({})

@@ -1,6 +1,7 @@
 """The check names what is there, missing, broken and odd, split by split, and never needs jax to answer."""
 
 import json
+import logging
 import pickle
 
 import numpy as np
@@ -134,9 +135,42 @@ def test_versions_and_devices_are_named():
 def test_a_wrong_root_or_name_is_a_sentence(tmp_path):
   with pytest.raises(InputError, match="ms3_meta_data"):
     check.check(config(tmp_path), tmp_path)
-  with pytest.raises(InputError, match="no subset"):
+  with pytest.raises(InputError, match="is not a data set"):
     check.check(config(tmp_path, "s9"), tmp_path)
   packed = config(tmp_path)
   packed.data.packed = True
   with pytest.raises(InputError, match=r"data\.packed"):
     check.check(packed, tmp_path)
+
+
+def test_it_says_for_how_many_clips_the_objects_are_known_and_what_cannot_be_judged(ms3, tmp_path, capsys):
+  assert check.inspect(ms3, "V1M", read_files=False)["splits"]["test"]["objects"] == 0
+  check.check(config(tmp_path, "V1M"), tmp_path / "out", read_files=False)
+  said = capsys.readouterr().out
+  assert "objects known of no clip: off-screen sounds" in said and "metadata.csv beside Multi-sources" in said
+  assert "log-mels alone" not in said
+  semantic = tmp_path / "AVSBench-semantic"
+  semantic.mkdir()
+  (semantic / "metadata.csv").write_text("uid,label,split,a_obj\na,v1m,train,dog\nc,v1m,test,man_piano\n")
+  check.check(config(tmp_path), tmp_path / "out", read_files=False)
+  said = capsys.readouterr().out
+  assert (
+    "objects known of 1 clips: the others' off-screen sound" in said and "objects known of 1 clips\n" in said
+  )
+
+
+def test_log_mels_alone_leave_out_what_needs_the_sound(ms3):
+  for path in sorted(ms3.rglob("*.wav")):
+    log_mel = ms3 / "ms3_data/audio_log_mel" / path.parent.name / f"{path.stem}.pkl"
+    log_mel.parent.mkdir(parents=True, exist_ok=True)
+    path.rename(log_mel)
+  report = check.inspect(ms3, "ms3", read_files=False)
+  said = check.text({"surroundings": {"versions": {}, "devices": []}, "data": report})
+  assert said.count("log-mels alone: own sounds under noise (eval.noise_mix)") == 3
+
+
+def test_the_reading_of_many_clips_says_how_far_it_is(ms3, caplog, monkeypatch):
+  monkeypatch.setattr(check, "CLIPS_A_MESSAGE", 2)
+  with caplog.at_level(logging.INFO, logger="data_pipelines"):
+    check.inspect(ms3, "ms3")
+  assert caplog.messages == ["MS3 test: 2 of 2 clips read"]

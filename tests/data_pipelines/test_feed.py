@@ -5,6 +5,7 @@ import pytest
 from avs_jax.errors import InputError
 from configs import tiny
 from data_pipelines import feed
+from data_pipelines.generated import Generated
 
 
 def config(**changes):
@@ -34,3 +35,18 @@ def test_batches_carry_samples_only_where_something_hears_them():
 def test_changes_of_log_mels_are_refused_where_samples_are_heard(changes, words):
   with pytest.raises(InputError, match=words):
     feed.takes_waveform(config(model__audio="htsat", **changes))
+
+
+class Nameless(Generated):
+  """Clips of which nothing is known."""
+
+  def objects(self, index):
+    return frozenset()
+
+
+def test_training_with_off_screen_sounds_of_nameless_clips_is_refused_before_its_first_step():
+  source = Nameless("multi", "train", 4, size=16, seconds=2)
+  with pytest.raises(InputError, match="no clip names its objects"):
+    feed.training(config(negatives__fraction=0.5, eval__negative_audio="any"), source)
+  for changes in ({}, {"negatives__fraction": 0.5, "negatives__offscreen": 0.0}):
+    feed.training(config(**changes), source).close()

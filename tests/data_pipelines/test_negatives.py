@@ -158,8 +158,9 @@ def test_demands_fall_in_order_and_never_to_the_categories():
     Donors(Listed("guitar", "guitar man"), "ms3").candidates(0)
 
 
-def test_a_clip_of_unknown_content_takes_any_other_clip():
+def test_a_clip_of_unknown_content_takes_any_other_clip(caplog):
   donors = Donors(Listed("", "man", "dog"))
+  assert "listed clips: 1 of 3 clips name no objects" in caplog.text
   clips, kind = donors.candidates(0)
   assert clips.tolist() == [1, 2] and kind == "any"
   assert 0 not in donors.candidates(1)[0]
@@ -168,11 +169,14 @@ def test_a_clip_of_unknown_content_takes_any_other_clip():
 def test_a_lone_clip_has_no_donor():
   with pytest.raises(InputError, match="no clip can lend"):
     Donors(Listed("man")).check()
+  with pytest.raises(InputError, match="no clip can lend"):
+    Donors(Listed(""), guess=True).check()
 
 
 def test_a_data_set_without_categories_is_refused():
-  with pytest.raises(InputError, match="no clip names its categories"):
+  with pytest.raises(InputError, match="no clip names its objects"):
     Negatives(1.0, silence=0, noise=0).draw(0, 0, Listed("", ""))
+  assert Negatives(1.0, silence=0, noise=0, guess=True).draw(0, 0, Listed("", "")) == (OFFSCREEN, 1, "any")
 
 
 @pytest.mark.parametrize(

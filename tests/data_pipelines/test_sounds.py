@@ -102,7 +102,7 @@ def test_published_negatives_need_the_published_layout_and_a_known_word(config):
     sounds.published(config, source, "noise")
   assert sounds.published(config, source, "silence") is None
   config.eval.negative_audio = "x"
-  with pytest.raises(InputError, match="choose drawn or published"):
+  with pytest.raises(InputError, match="choose drawn, published or any"):
     sounds.published(config, source, "noise")
 
 
@@ -221,3 +221,82 @@ def test_noises_that_are_not_there_and_settings_that_add_none_are_one_sentence(c
   config.eval.noise_mix.kind, config.eval.noise_mix.factor = ("pink", "pink"), 0.1
   with pytest.raises(InputError, match="mixed_pink_x0.1 is there twice"):
     sounds.names(config)
+
+
+@pytest.fixture
+def nameless(config, tmp_path):
+  """The config on MS3 as it is published: a csv of names and splits, no metadata of AVSS beside it."""
+  with config.unlocked():
+    config.data.name = "ms3"
+  write_layout(Generated("multi", "test", 4, size=32), tmp_path, "ms3", "test")
+  (path,) = tmp_path.rglob("ms3_meta_data.csv")
+  with path.open(newline="") as file:
+    rows = list(csv.DictReader(file))
+  path.write_text("\n".join(["video_id,split", *(f"{row['video_id']},{row['split']}" for row in rows)]))
+  config.data.root = str(tmp_path)
+  return config
+
+
+def test_clips_that_name_no_objects_are_refused_before_training_with_what_helps(nameless):
+  words = (
+    r"no clip names its objects.*AVSBench-semantic/metadata\.csv beside Multi-sources.*negatives\.offscreen=0"
+  )
+  with pytest.raises(
+    InputError, match=words + r".*eval\.conditions=.*eval\.negative_audio=published"
+  ) as told:
+    sounds.check_evaluation(nameless)
+  assert "\n" not in str(told.value)
+  nameless.eval.conditions = ("positive", "silence", "noise")
+  sounds.check_evaluation(nameless)
+  nameless.eval.conditions, nameless.eval.negative_audio = ("offscreen",), "published"
+  with pytest.raises(InputError, match="4 of 4 files are missing, first .*audio_wav_misaligned"):
+    sounds.check_evaluation(nameless)
+
+
+def test_any_other_clip_lends_its_sound_only_if_asked(nameless, tmp_path, caplog):
+  nameless.eval.negative_audio = "any"
+  sounds.check_evaluation(nameless)
+  assert "4 of 4 clips name no objects; their off-screen sound is any other clip's" in caplog.text
+  source = sources.build(nameless, "test")
+  sounds.write_manifest(nameless, source, str(tmp_path / "manifest.csv"))
+  with open(tmp_path / "manifest.csv") as file:
+    rows = [row for row in csv.DictReader(file) if row["condition"] == "offscreen"]
+  assert len(rows) == 4 and {row["kind"] for row in rows} == {"any"}
+  assert all(row["donor"] in source.ids and row["donor"] != row["clip"] for row in rows)
+
+
+def test_clips_that_name_their_objects_get_the_same_donors_whatever_is_allowed(config, tmp_path):
+  source = sources.build(config, "test")
+  for word in ("drawn", "any"):
+    config.eval.negative_audio = word
+    sounds.write_manifest(config, source, str(tmp_path / f"{word}.csv"))
+  assert (tmp_path / "drawn.csv").read_text() == (tmp_path / "any.csv").read_text()
+
+
+class Deaf(sources.Limited):
+  """Clips with log-mels alone."""
+
+  def sound(self, index):
+    raise InputError(f"{self.ids[index]}: there is no .wav")
+
+
+@pytest.mark.parametrize(
+  ("changes", "words"),
+  [
+    (
+      {"eval.noise_mix.kind": ("pink",)},
+      "eval.noise_mix needs the sounds themselves to judge test: .* no .wav",
+    ),
+    ({"model.audio": "htsat"}, "model.audio=htsat needs the sounds themselves"),
+    ({"marks.kind": "classifier"}, "marks.kind=classifier needs the sounds themselves"),
+    ({"negatives.front_end": "as_published"}, "negatives.front_end=as_published needs the sounds themselves"),
+    ({"eval.unseen": ("gone.wav",)}, "eval.unseen: gone.wav is not there"),
+    ({"eval.noise_mix.kind": ("gone.wav",)}, "eval.noise_mix.kind: 'gone.wav' is not made here"),
+  ],
+)
+def test_what_the_evaluation_lacks_is_known_before_training(config, changes, words):
+  source = Deaf(sources.build(config, "test"), 4)
+  sounds.check_evaluation(config, source)
+  config.update_from_flattened_dict(changes)
+  with pytest.raises(InputError, match=words):
+    sounds.check_evaluation(config, source)

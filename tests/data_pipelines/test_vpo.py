@@ -124,11 +124,12 @@ def test_a_wrong_place_or_name_is_said(tmp_path, subset, words):
     VPO(tmp_path, subset, "train")
 
 
-def test_missing_files_are_counted_named_and_left_out_on_demand(root):
+def test_missing_files_are_counted_named_and_left_out_on_demand(root, caplog):
   (root / "vggsound_bench/VGGSound/audios/d2.wav").unlink()
   with pytest.raises(InputError, match=r"1 of 2 clips lack files, 1 in all: .*d2\.wav"):
     VPO(root, "vpo_ss", "test")
   assert len(VPO(root, "vpo_ss", "test", allow_missing=True)) == 1
+  assert "going on with 1 clips" in caplog.text
 
 
 def test_broken_rows_and_masks_are_named(root):

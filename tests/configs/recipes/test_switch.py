@@ -5,6 +5,7 @@ import json
 import pytest
 
 from avs_jax import systems
+from avs_jax.errors import InputError
 from avs_jax.model import system_settings
 from configs import common, tiny
 from configs.recipes.switch import settle
@@ -29,3 +30,12 @@ def test_a_config_of_its_own_system_and_an_unknown_one_stay_as_they_are():
   assert settle(config).to_dict() == before
   config.model.system = "sdav"
   assert settle(config).model.system == "sdav" and not config.model.stc
+
+
+def test_a_data_set_named_by_flag_as_papers_do_gets_the_name_used_here():
+  config = tiny.get_config()
+  config.data.name = "V1M"
+  assert settle(config).data.name == "ms3"
+  config.data.name = "V9"
+  with pytest.raises(InputError, match="data.name='V9' is not a data set"):
+    settle(config)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import pickle
 
 import numpy as np
@@ -119,3 +120,9 @@ def test_an_absent_or_damaged_pack_is_named(tmp_path):
   records.write_bytes(records.read_bytes()[:1000])
   with pytest.raises(InputError, match="pack"):
     Packed(tmp_path, "val").clip(4)
+
+
+def test_packing_says_what_it_has_packed(tmp_path, caplog):
+  with caplog.at_level(logging.INFO, logger="data_pipelines"):
+    pack(Generated("single", "val", 1, size=16, seconds=2), tmp_path, "val")
+  assert "packed 1 clips of generated single-source clips (stand-in) into" in caplog.text
