@@ -230,6 +230,7 @@ def evaluate(config: Any, workdir: str) -> dict[str, Any]:
   model = build_model(config)
   variables = weights_to_judge(config, model, workdir)
   source = sources.build(config, config.eval.split, limit=config.eval.test_clips)
+  sounds.check_evaluation(config, source)
   mesh = meshes.make_mesh(config.eval.batch)
   under = ", ".join(sounds.names(config))
   log.info("evaluating %d clips of %s under %s", len(source), source.title, under)

@@ -57,10 +57,11 @@ def train_until(stop: "StopFlag", config: Any, workdir: str) -> TrainState:
   mesh = meshes.make_mesh(config.schedule.batch // config.schedule.accumulate, config.mesh.model)
 
   # --- data
-  from data_pipelines import feed, sources
+  from data_pipelines import feed, sounds, sources
 
   source = sources.build(config, "train")
   val_source = sources.build(config, "val", limit=config.eval.clips)
+  sounds.check_evaluation(config)
   steps_per_epoch = max(len(source) // config.schedule.batch, 1)
   steps = config.steps or config.schedule.epochs * steps_per_epoch
 
