@@ -17,7 +17,7 @@ from flax import traverse_util
 
 from avs_jax import mesh as meshes
 from avs_jax import optimizer as optimizers
-from avs_jax import perception
+from avs_jax import perception, settings
 from avs_jax.checkpoint import Checkpoints
 from avs_jax.errors import InputError
 from avs_jax.evaluate import condition_of, evaluate, judge, make_count, selection_metrics
@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 def train(config: Any, workdir: str) -> TrainState:
   """Trains what `config` describes, judges it under four sounds, and leaves a folder that explains itself.
 
-  Called again with the same folder it goes on where it stopped, to the same bits.
+  Called again with the same folder it goes on where it stopped, to the same bits; with other settings it refuses
+  (`settings.differences` says which may change).
 
   Args:
     workdir: made if absent. Holds config.json, log.txt, metrics.jsonl, checkpoints/, best/, the scoreboard
@@ -52,6 +53,7 @@ def train_until(stop: "StopFlag", config: Any, workdir: str) -> TrainState:
   """`train`, which a signal may end."""
   # --- setup
   check_settings(config)
+  settings.refuse_other(config, workdir)
   os.makedirs(workdir, exist_ok=True)
   book = Logbook(workdir, config)
   mesh = meshes.make_mesh(config.schedule.batch // config.schedule.accumulate, config.mesh.model)
@@ -111,6 +113,8 @@ def train_until(stop: "StopFlag", config: Any, workdir: str) -> TrainState:
     feed.check_state(config, source, meta["data"])
     best_score = meta["best_score"] if meta["best_score"] is not None else -math.inf
   begin = int(state.step)
+  for kept in (checkpoints, best):
+    kept.forget_after(begin if restored is not None else -1)
   book.begin_at(begin)
 
   # --- loop

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from avs_jax import report
+from avs_jax import report, settings
 from avs_jax.errors import InputError
 
 # Sections whose keys are names of somebody else's: encoders' arguments, prefixes of parameters.
@@ -19,7 +19,8 @@ def train_all(config: Any, workdir: str) -> dict[str, dict]:
   """Trains `config`, or each of `config.variants` in a folder of its own, and compares them.
 
   A variant holds the settings in which it differs, in the config's own sections. Variants with the same
-  encoders share their warm-up. A finished variant is not trained again.
+  encoders share their warm-up. A finished variant is not trained again, and one that was trained with other settings
+  is refused before any is trained.
 
   Returns: {variant: {condition: figures}}, {} for a config without variants.
   """
@@ -30,18 +31,38 @@ def train_all(config: Any, workdir: str) -> dict[str, dict]:
     train(config, workdir)
     return {}
   own = {name: variant(config, name) for name in config.variants}  # all are understood before one is trained
+  if settings.holds_run(workdir):
+    raise InputError(
+      f"{workdir} holds a run of one config, and this one has variants; give another --workdir."
+    )
+  for name, chosen in own.items():
+    settings.refuse_other(chosen, os.path.join(workdir, name))
   os.makedirs(workdir, exist_ok=True)
   if jax.process_index() == 0:
     write_config(config, workdir)
   results = {}
-  for name, settings in own.items():
+  for name, chosen in own.items():
     folder = os.path.join(workdir, name)
-    settings.warmup.folder = settings.warmup.folder or os.path.join(os.path.abspath(workdir), "warmup")
-    log.info("=== %s: %s", name, settings.title)
-    if report.read(folder) is None:
-      train(settings, folder)
+    chosen.warmup.folder = chosen.warmup.folder or os.path.join(os.path.abspath(workdir), "warmup")
+    log.info("=== %s: %s", name, chosen.title)
+    if not _is_judged(chosen, folder):
+      train(chosen, folder)
     results[name] = report.read(folder)
   return _side_by_side(config, workdir, results)
+
+
+def _is_judged(config: Any, folder: str) -> bool:
+  """Whether the folder's scoreboard is of these very settings; not so where a run was made longer and stopped."""
+  from configs import common
+
+  board = report.read(folder)
+  if board is None:
+    return False
+  try:
+    then = common.from_json(board["record"]["config"], folder)
+  except (KeyError, InputError):
+    return False
+  return settings.deciding(then) == settings.deciding(config)
 
 
 def evaluate_all(config: Any, workdir: str) -> dict[str, dict]:

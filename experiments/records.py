@@ -17,44 +17,21 @@ import numpy as np
 
 from avs_jax import frontier, report, tables
 from avs_jax.errors import InputError
+from avs_jax.settings import FREE, is_under
+from avs_jax.settings import deciding as settings
 
 FORMAT = 1
-# Settings that change no figure, or name a place on one machine; loss.name, which is no more, decided nothing.
-_FREE = (
-  "title", "log", "eval.pictures", "eval.save_masks", "warmup.folder", "data.packed", "data.media_cache",
-  "data.cache_mb", "data.threads", "data.workers", "schedule.accumulate", "mesh", "model.remat", "prepare", "variants",
-  "debias.contrast_run", "loss.name",
-)  # fmt: skip
 
 
 def path_of(folder: str, study: str, row: str, seed: int) -> str:
   return os.path.join(folder, study, f"{row}-{seed}.json")
 
 
-def settings(config: Any) -> dict[str, Any]:
-  """What of a config decides its figures, as JSON has it: {"section.key": value}; of `data.root`, whether it is set."""
-  plain = _flat(json.loads(config.to_json_best_effort()))
-  return {name: value for name, value in plain.items() if not _is_free(name)} | {
-    "data.root": bool(config.data.root)
-  }
-
-
 def _settings_then(record: Mapping[str, Any]) -> dict[str, Any]:
   """A record's settings. Older ones did not say whether `data.root` was set; what they were measured on does."""
   is_real = record.get("is_stand_in") is False or "in the layout of" in str(record.get("data_set"))
   then = {"data.root": is_real, **record["settings"]}
-  return {name: value for name, value in then.items() if not _is_free(name)}
-
-
-def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  found: dict[str, Any] = {}
-  for key, value in section.items():
-    found.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
-  return found
-
-
-def _is_free(name: str) -> bool:
-  return any(name == free or name.startswith(free + ".") for free in _FREE)
+  return {name: value for name, value in then.items() if not is_under(name, FREE)}
 
 
 def differences(record: Mapping[str, Any], config: Any) -> list[str]:

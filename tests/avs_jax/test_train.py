@@ -20,9 +20,9 @@ from avs_jax.checkpoint import Checkpoints
 from avs_jax.errors import InputError
 from avs_jax.logbook import Logbook
 from avs_jax.train import train
+from tests.conftest import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 def figures(folder: Path) -> list[dict]:
@@ -83,7 +83,7 @@ def test_ten_steps_equal_five_and_a_kill_and_a_kill_while_saving_and_the_rest(
       cwd=ROOT,
       capture_output=True,
       text=True,
-      timeout=300,
+      timeout=PATIENCE_S,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     assert "scoreboard.json" not in os.listdir(folder)
@@ -161,19 +161,24 @@ def test_other_settings_than_the_checkpoints_are_refused_and_leave_the_folder_al
   folder = tmp_path / "copy"
   shutil.copytree(whole, folder)
   for change, message in (
-    (lambda c: setattr(c, "seed", 1), "trained with another seed"),
-    (lambda c: setattr(c.model, "tpavi_stages", (3,)), "is of another model"),
+    (lambda c: setattr(c, "seed", 1), r"trained with other settings \(seed: 0, now 1\)"),
+    (
+      lambda c: setattr(c.negatives, "fraction", 0.5),
+      r"\(negatives.fraction: 0.0, now 0.5\); give another --wo",
+    ),
+    (lambda c: setattr(c.model, "tpavi_stages", (3,)), r"model.tpavi_stages: \[4\], now \[3\]"),
   ):
     other = config.copy_and_resolve_references()
     change(other)
     with pytest.raises(InputError, match=message):
       train(other, str(folder))
-    assert (folder / "config.json").read_bytes() == (whole / "config.json").read_bytes()
+    for name in ("config.json", "scoreboard.json", "log.txt", "README.txt", "metrics.jsonl"):
+      assert (folder / name).read_bytes() == (whole / name).read_bytes()
 
 
 def test_a_loss_that_is_no_number_stops_the_run_naming_steps_and_clips(small, devices, tmp_path):
   changes = {
-    "steps": 12, "optimizer.lr": 1e18, "optimizer.name": "sgd", "log.every_steps": 3, "log.checkpoint_steps": 1,
+    "steps": 12, "optimizer.lr": 1e12, "optimizer.name": "sgd", "log.every_steps": 3, "log.checkpoint_steps": 1,
   }  # fmt: skip
   with pytest.raises(
     InputError, match=r"not finite at step \d+ \(steps \d+ to \d+ were being checked\), clips "
@@ -181,7 +186,8 @@ def test_a_loss_that_is_no_number_stops_the_run_naming_steps_and_clips(small, de
     train(small(changes), str(tmp_path))
   assert "train" in str(told.value).split("clips ")[1]
   step = int(str(told.value).split("at step ")[1].split(" ")[0])
-  assert all(saved < step for saved in Checkpoints(str(tmp_path / "checkpoints"), keep=0).steps())
+  kept = Checkpoints(str(tmp_path / "checkpoints"), keep=0).steps()
+  assert kept and all(saved < step for saved in kept), kept
 
 
 def test_the_first_step_that_is_not_finite_is_named_with_its_clips():

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from avs_jax import variants
 from avs_jax.errors import InputError
+from avs_jax.logbook import write_config
 from configs import common
 
 
@@ -64,3 +65,53 @@ def test_a_mistyped_variant_is_refused_before_the_first_is_trained(small, tmp_pa
   with pytest.raises(InputError, match=message):
     variants.train_all(config, str(tmp_path / "run"))
   assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def judged(small, tmp_path, monkeypatch):
+  """judged(config) -> names of the variants that would be trained or judged, after one run of `JUDGED` was."""
+  from avs_jax import train
+
+  for name in JUDGED["variants"]:
+    config = variants.variant(small(JUDGED), name)
+    (tmp_path / name / "checkpoints" / "4").mkdir(parents=True)
+    write_config(config, str(tmp_path / name))
+    board = {"record": {"config": json.loads(config.to_json_best_effort())}}
+    (tmp_path / name / "scoreboard.json").write_text(json.dumps(board))
+
+  def names(config) -> list[str]:
+    done = []
+    monkeypatch.setattr(train, "train", lambda config, workdir: done.append(workdir.split("/")[-1]))
+    monkeypatch.setattr(variants, "_side_by_side", lambda *args: {})
+    variants.train_all(config, str(tmp_path))
+    return done
+
+  return names
+
+
+JUDGED = {"variants": {"a": {}, "b": {"negatives": {"fraction": 0.5}}}}
+
+
+def test_a_finished_variant_is_left_as_it_is_by_another_title(judged, small):
+  assert judged(small(JUDGED)) == []
+  assert judged(small({**JUDGED, "title": "named", "log.every_steps": 3})) == []
+
+
+def test_a_variant_is_judged_again_under_other_sounds_and_goes_on_where_it_is_made_longer(judged, small):
+  assert judged(small({**JUDGED, "eval.unseen": ("thunder",)})) == ["a", "b"]
+  assert judged(small({**JUDGED, "steps": 100})) == ["a", "b"]
+
+
+def test_a_variant_of_other_settings_is_refused_before_any_is_trained(judged, small, tmp_path):
+  changed = {"variants": {"c": {}, "a": {}, "b": {"negatives": {"fraction": 0.25}}}}
+  with pytest.raises(
+    InputError, match=r"b holds a run that was trained with other settings \(negatives.fraction: 0.5"
+  ):
+    judged(small(changed))
+  assert not (tmp_path / "c").exists() and not (tmp_path / "config.json").exists()
+
+
+def test_variants_are_not_trained_over_a_single_run(small, tmp_path):
+  (tmp_path / "best" / "4").mkdir(parents=True)
+  with pytest.raises(InputError, match="holds a run of one config, and this one has variants"):
+    variants.train_all(small(JUDGED), str(tmp_path))
