@@ -91,7 +91,7 @@ class Donors:
         " AVSBench-semantic/metadata.csv beside Multi-sources names them; otherwise train with"
         " --config.negatives.offscreen=0 and judge with"
         " --config.eval.conditions=\"('positive','silence','noise')\" or --config.eval.negative_audio=published"
-        " (docs/data.md, section 3)."
+        " or =any (docs/data.md, section 3)."
       )
     unknown = sum(not own for own in owns)
     if unknown:

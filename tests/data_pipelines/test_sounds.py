@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from avs_jax.errors import InputError
+from avs_jax.train import train
 from configs import tiny
 from data_pipelines import audio, sounds, sources
 from data_pipelines.generated import Generated
@@ -228,7 +229,8 @@ def nameless(config, tmp_path):
   """The config on MS3 as it is published: a csv of names and splits, no metadata of AVSS beside it."""
   with config.unlocked():
     config.data.name = "ms3"
-  write_layout(Generated("multi", "test", 4, size=32), tmp_path, "ms3", "test")
+  for split, clips in (("train", 2), ("val", 2), ("test", 4)):
+    write_layout(Generated("multi", split, clips, size=32), tmp_path, "ms3", split)
   (path,) = tmp_path.rglob("ms3_meta_data.csv")
   with path.open(newline="") as file:
     rows = list(csv.DictReader(file))
@@ -251,6 +253,12 @@ def test_clips_that_name_no_objects_are_refused_before_training_with_what_helps(
   nameless.eval.conditions, nameless.eval.negative_audio = ("offscreen",), "published"
   with pytest.raises(InputError, match="4 of 4 files are missing, first .*audio_wav_misaligned"):
     sounds.check_evaluation(nameless)
+
+
+def test_training_on_such_clips_ends_before_it_begins(nameless, tmp_path):
+  with pytest.raises(InputError, match="no clip names its objects"):
+    train(nameless, str(tmp_path / "run"))
+  assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_any_other_clip_lends_its_sound_only_if_asked(nameless, tmp_path, caplog):
