@@ -16,7 +16,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from avs_jax import metrics, tables
+from avs_jax import metrics, tables, weight_origin
 from avs_jax.errors import InputError
 
 NEGATIVES = ("silence", "noise", "offscreen")
@@ -214,7 +214,7 @@ def warnings(record: Mapping[str, Any]) -> list[str]:
       "UNKNOWN OBJECTS: where no clip of the split names its objects, off-screen sounds are any other clip's"
       " (eval.negative_audio=any) and may belong to the picture; not comparable with published figures."
     )
-  return found
+  return found + weight_origin.untaught(config)
 
 
 def _facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:

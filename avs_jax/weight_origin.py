@@ -188,6 +188,23 @@ def warn_of_random(
   return found
 
 
+def untaught(config: Mapping[str, Any]) -> list[str]:
+  """A sentence for each encoder that, by the config alone, was neither given weights nor learned; for a scoreboard.
+
+  Whether a whole system's file holds its encoders the config does not say; `refuse_random` and the log do.
+  """
+  init, frozen = config.get("init", {}), config.get("optimizer", {}).get("frozen", ())
+  if init.get("system") or init.get("run") or config.get("warmup", {}).get("steps"):
+    return []
+  is_deaf = config.get("debias", {}).get("contrast") == "visual_only"
+  return [
+    f"RANDOM ENCODER: the {part} encoder was frozen and given no weights (init.{part}), so the model {does} with"
+    " random ones."
+    for part, does in ENCODERS.items()
+    if f"{part}_encoder" in frozen and not init.get(part) and not (is_deaf and part == "audio")
+  ]
+
+
 def title(path: str) -> str:
   """A file's name without its folder, which belongs to one machine."""
   return os.path.basename(os.path.normpath(path))

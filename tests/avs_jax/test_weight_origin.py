@@ -114,3 +114,21 @@ def test_an_encoder_that_stays_random_is_told_of_in_training(small, trained, cap
   assert warned({}, given=ear) == []
   assert warned({}, frozen=("audio_encoder", "!audio_encoder")) == []
   assert warned({}, ear, ("visual_encoder", "!stem_norm")) == ["visual_encoder"]  # a little of it learns
+
+
+def test_a_scoreboard_says_that_an_encoder_was_random():
+  from avs_jax import report
+  from configs import ms3
+
+  config = ms3.get_config().to_dict()
+  (said,) = report.warnings({"config": config})
+  assert said.startswith("RANDOM ENCODER: the audio encoder was frozen and given no weights (init.audio)")
+  for section, key, value in (
+    ("init", "audio", "vggish.pth"),
+    ("init", "system", "MS3.pth"),
+    ("warmup", "steps", 9),
+    ("debias", "contrast", "visual_only"),
+    ("optimizer", "frozen", ()),
+  ):
+    assert weight_origin.untaught({**config, section: {**config[section], key: value}}) == []
+  assert weight_origin.untaught({}) == []
