@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from avs_jax import evidence, frontier, metrics, perception, report
+from avs_jax import evidence, frontier, metrics, perception, report, settings
 from avs_jax import mesh as meshes
 from avs_jax.errors import InputError
 from avs_jax.step import make_predict_step
@@ -124,7 +124,7 @@ def judge(
       kind = "probabilities" if outputs.logits.shape[-1] == 1 else "labels"
       finished = np.asarray(whole(maps))
       for row, clip in enumerate(index.tolist()):
-        if clip >= 0:
+        if clip >= 0 and jax.process_index() == 0:  # all hosts gather, one writes
           save(clip, finished[row], kind)
     if kept & set(index.tolist()):
       pictures = np.asarray(shown(outputs.logits))
@@ -140,7 +140,8 @@ def judge(
   if agreement:
     raw = np.array([agreement[clip, t] for clip, t in keys.tolist()])
     statistics["similarity"] = raw
-    figures["similarity"] = float(np.mean(1 / (1 + np.exp(-raw))))
+    if counted.any():  # as the other figures, not over padding
+      figures["similarity"] = float(np.mean(1 / (1 + np.exp(-raw[counted]))))
   return Seen(
     figures, probabilities, statistics, found, {name: summarise(part) for name, (_, part) in apart.items()}
   )
@@ -173,7 +174,7 @@ def four_sounds(
   seen = {}
   for name in sounds.names(config):
     save = None
-    if config.eval.save_masks and jax.process_index() == 0:
+    if config.eval.save_masks:
       save = functools.partial(save_masks, os.path.join(workdir, "masks"), name, source)
     seen[name] = judge(
       predict,
@@ -214,23 +215,35 @@ def condition_of(name: str) -> Condition:
     raise InputError(f"eval.conditions: {name!r} is not a sound; choose from {known}.") from None
 
 
-def evaluate(config: Any, workdir: str) -> dict[str, Any]:
+def evaluate(config: Any, workdir: str, weights: str = "") -> dict[str, Any]:
   """Judges the best checkpoint of a run and writes scoreboard, manifest and pictures into its folder.
 
   A folder without checkpoints is filled from `config.init`: somebody's weight file is judged as it is.
 
+  Args:
+    weights: a .safetensors with its config inside (avs_jax/bundle.py), judged in place of a run's; `workdir` then
+      holds no run, or its scoreboard would be lost.
+
   Returns: {condition: figures}, and "global" with the G figures.
 
   Raises:
-    InputError: no checkpoint, or a broken clip (evaluation never skips one silently).
+    InputError: no checkpoint, weights of another model, or a broken clip (evaluation never skips one silently).
   """
+  from avs_jax.export import check_weights
   from avs_jax.model import build_model
   from data_pipelines import sounds, sources
 
   model = build_model(config)
-  variables = weights_to_judge(config, model, workdir)
+  if weights:
+    refuse_run(workdir, f"the scoreboard of {weights}")
+    variables = weights_of_file(config, weights)
+  else:
+    variables = weights_to_judge(config, model, workdir)
+    tell_other_settings(config, workdir)
+  check_weights(config, model, variables, weights or workdir)
   source = sources.build(config, config.eval.split, limit=config.eval.test_clips)
   sounds.check_evaluation(config, source)
+  os.makedirs(workdir, exist_ok=True)
   mesh = meshes.make_mesh(config.eval.batch)
   under = ", ".join(sounds.names(config))
   log.info("evaluating %d clips of %s under %s", len(source), source.title, under)
@@ -246,13 +259,58 @@ def evaluate(config: Any, workdir: str) -> dict[str, Any]:
 
 
 def weights_to_judge(config: Any, model: Any, workdir: str) -> Mapping[str, Any]:
-  """The run's own weights; else those that `config.init.system` or `config.init.run` name."""
+  """The run's own weights; else those that `config.init.system` or `config.init.run` name.
+
+  Raises:
+    InputError: there are none, or the folder's run began from others than `config.init` asks for.
+  """
   from avs_jax.checkpoint import load_variables
   from avs_jax.model import starting_variables
 
-  if not is_run(workdir) and (config.init.system or config.init.run):
-    return starting_variables(config, model)
+  asked = {key: config.init[key] for key in ("system", "run") if config.init[key]}
+  if not is_run(workdir):
+    return starting_variables(config, model, to_judge=True) if asked else load_variables(workdir)
+  began = settings.saved_as_they_are(workdir).get("init", {})
+  for key, path in asked.items():
+    if began.get(key, "") != path:
+      raise InputError(
+        f"{workdir} holds a run of its own, whose weights would be judged in place of init.{key}={path}; give"
+        " another --workdir."
+      )
   return load_variables(workdir)
+
+
+def weights_of_file(config: Any, weights: str) -> Mapping[str, Any]:
+  """The weights of a file with its config inside."""
+  from avs_jax import bundle
+
+  if config.marks.kind != "none":
+    raise InputError(
+      f"{weights}: this model needs the marks that lie beside its checkpoints; give --workdir of its run."
+    )
+  return bundle.load(weights)[0]
+
+
+def refuse_run(workdir: str, what: str) -> None:
+  """Raises `InputError` where the folder holds a run, whose scoreboard would be written over."""
+  if is_run(workdir) or settings.holds_run(workdir):
+    raise InputError(
+      f"{workdir} holds a run, whose own scoreboard would be lost to {what}; give another --workdir."
+    )
+
+
+def tell_other_settings(config: Any, workdir: str) -> None:
+  """Warns where a run is judged with settings that it was not trained with."""
+  from configs import common
+
+  if not settings.holds_run(workdir):
+    return
+  try:
+    found = settings.differences(common.from_workdir(workdir), config)
+  except InputError:  # of another version, or gone: `config` is all there is
+    return
+  if found:
+    log.warning("%s was trained with other settings (%s)", workdir, "; ".join(found))
 
 
 def is_run(workdir: str) -> bool:
@@ -264,13 +322,14 @@ def score_folder(config: Any, folder: str | None, workdir: str) -> dict[str, Any
   """Scores masks that any program wrote, against the split that the config names; needs no model.
 
   Raises:
-    InputError: no folder, clips without masks, masks of another size.
+    InputError: no folder, clips without masks, masks of another size, or a `workdir` that holds a run.
   """
   from avs_jax import score
   from data_pipelines import sources
 
   if not folder:
     raise InputError("--mode=score needs --input=FOLDER with a sub-folder of masks for each sound.")
+  refuse_run(workdir, f"that of {folder}")
   source = sources.build(config, config.eval.split, limit=config.eval.test_clips)
   return score.score(folder, source, workdir, allow_missing=config.data.allow_missing)
 

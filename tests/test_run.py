@@ -69,6 +69,10 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
     ([], "--config is missing, e.g. --config=configs/quickstart.py"),
     (["--mode=eval", "--workdir=nowhere"], "nowhere/config.json is not there; give --config"),
     (["--mode=convert", "one.pth"], "--mode=convert takes IN OUT.safetensors"),
+    (
+      ["--config=configs/tiny.py", "--weights=nowhere"],
+      "--mode=train does not read --weights; it reads --config",
+    ),
     (["--mode=predict", "--input=a.mp4"], "--mode=predict needs --input=VIDEO"),
     (
       ["--mode=predict", "--input=nowhere.mp4", "--output=nowhere"],
@@ -81,7 +85,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
     ),
     (
       ["--mode=listen", "--input=run.py", "--output=nowhere", "--workdir=nowhere", "--weights=a.safetensors"],
-      "give either --workdir=RUN or --weights=FILE, no --config",
+      "give either --workdir=RUN or --weights=FILE.",
     ),
   ],
 )
@@ -116,6 +120,29 @@ def test_a_trained_folder_alone_is_judged_to_the_digit(tmp_path):
   assert {k: v for k, v in again["record"].items() if k not in drop} == {
     k: v for k, v in first["record"].items() if k not in drop
   }
+
+
+@pytest.mark.slow
+def test_a_saved_run_is_judged_with_one_setting_changed_and_its_masks_are_scored_beside_it(tmp_path):
+  folder = tmp_path / "run"
+  done = run(*TINY, "--config.steps=2", "--config.eval.pictures=0", f"--workdir={folder}")
+  assert done.returncode == 0, done.stderr[-2000:]
+  changed = ("--config.eval.test_clips=1", "--config.eval.unseen=('thunder',)")
+  done = run("--mode=eval", f"--workdir={folder}", "--config.eval.save_masks=True", *changed)
+  assert done.returncode == 0, done.stderr[-2000:]
+  ours = json.loads((folder / "scoreboard.json").read_text())
+  assert ours["record"]["clips"] == 1 and ours["record"]["config"]["model"]["width"] == 8
+  done = run("--mode=score", f"--input={folder}/masks", *changed)
+  assert done.returncode == 0, done.stderr[-2000:]
+  theirs = json.loads((folder / "scored" / "scoreboard.json").read_text())
+  assert "unseen_thunder" in theirs
+  assert {k: v for k, v in theirs.items() if k != "record"} == {
+    k: v for k, v in ours.items() if k != "record"
+  }
+  assert json.loads((folder / "scoreboard.json").read_text()) == ours
+  done = run(*TINY, "--config.steps=2", "--config.negatives.fraction=0.25", f"--workdir={folder}")
+  assert done.returncode == 2 and "(negatives.fraction: 0.0, now 0.25)" in done.stderr, done.stderr[-2000:]
+  assert json.loads((folder / "scoreboard.json").read_text()) == ours
 
 
 @pytest.mark.slow

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from avs_jax import bundle, frontier
 from avs_jax import evaluate as evaluation
-from avs_jax import frontier
 from avs_jax import mesh as meshes
 from avs_jax.checkpoint import load_variables
 from avs_jax.errors import InputError
@@ -155,3 +155,60 @@ def test_the_best_weights_are_those_judged(finished):
   from avs_jax.checkpoint import combined, digest
 
   assert combined(digest(load_variables(str(folder)))) == board(folder)["record"]["weights_digest"]
+
+
+def test_weights_that_are_asked_for_are_never_those_of_another_run_in_the_folder(finished, devices, copy):
+  config = finished[0].copy_and_resolve_references()
+  config.init.system = "theirs.pth"
+  model = build_model(config)
+  with pytest.raises(
+    InputError, match=r"of its own, whose weights would be judged in place of init.system=theirs"
+  ):
+    evaluation.evaluate(config, str(copy))
+  assert not (copy / "scoreboard.json").exists()
+  saved = json.loads((copy / "config.json").read_text())
+  saved["init"]["system"] = "theirs.pth"  # a run that began from them
+  (copy / "config.json").write_text(json.dumps(saved))
+  assert evaluation.weights_to_judge(config, model, str(copy))["params"]
+
+
+def test_weights_of_another_model_are_a_sentence_before_any_clip_is_read(finished, devices, copy):
+  config = finished[0].copy_and_resolve_references()
+  config.model.width = 16
+  with pytest.raises(InputError, match=r"its weights are of another model \(\d+ arrays differ, first"):
+    evaluation.evaluate(config, str(copy))
+  assert not (copy / "scoreboard.json").exists()
+
+
+def test_other_settings_than_the_trainings_are_told(finished, copy, caplog):
+  config = finished[0].copy_and_resolve_references()
+  evaluation.tell_other_settings(config, str(copy))
+  assert not caplog.text
+  config.negatives.fraction = 0.5
+  evaluation.tell_other_settings(config, str(copy))
+  assert "was trained with other settings (negatives.fraction: 0.0, now 0.5)" in caplog.text
+
+
+def test_a_weight_file_is_judged_as_its_run_was_and_never_into_a_run(finished, devices, copy, tmp_path):
+  config, folder, _ = finished
+  path = str(tmp_path / "model.safetensors")
+  bundle.save(path, load_variables(str(folder)), json.loads(config.to_json_best_effort()), {})
+  evaluation.evaluate(config, str(tmp_path / "new" / "judged"), path)
+  ours, theirs = board(tmp_path / "new" / "judged"), board(folder)
+  assert flat(ours) == flat(theirs)
+  assert ours["record"]["weights_digest"] == theirs["record"]["weights_digest"]
+  with pytest.raises(
+    InputError, match=r"holds a run, whose own scoreboard would be lost to the scoreboard of"
+  ):
+    evaluation.evaluate(config, str(copy), path)
+  marked = config.copy_and_resolve_references()
+  marked.marks.kind = "kmeans"
+  with pytest.raises(InputError, match="needs the marks that lie beside its checkpoints"):
+    evaluation.weights_of_file(marked, path)
+
+
+def test_scores_of_masks_never_replace_those_of_a_run(finished):
+  before = (finished[1] / "scoreboard.json").read_bytes()
+  with pytest.raises(InputError, match=r"holds a run, whose own scoreboard would be lost to that of masks"):
+    evaluation.score_folder(finished[0], "masks", str(finished[1]))
+  assert (finished[1] / "scoreboard.json").read_bytes() == before
