@@ -7,6 +7,7 @@ import pytest
 
 from avs_jax import bundle, weight_origin, weights
 from avs_jax.errors import InputError
+from avs_jax.evaluate import weights_to_judge
 from avs_jax.model import build_model, starting_variables, system_settings
 
 
@@ -49,7 +50,7 @@ def test_an_exported_file_is_a_start_for_the_same_system(small, trained, file, s
 def test_a_checkpoint_without_an_ear_is_judged_with_one_alone(small, trained, deaf, tmp_path, same):
   config = small({"init.system": deaf})
   with pytest.raises(InputError, match=r"deaf.npz holds no audio encoder; give --config.init.audio=FILE"):
-    starting_variables(config, build_model(config), to_judge=True)
+    weights_to_judge(config, build_model(config), str(tmp_path))
   starting_variables(config, build_model(config))  # the ear of this config learns
   ear, converted = str(tmp_path / "ear.safetensors"), str(tmp_path / "converted.safetensors")
   weights.save(ear, {"params": trained["params"]["system"]["audio_encoder"]})

@@ -33,7 +33,9 @@ def test_every_setting_that_a_page_names_is_one(page):
 
 
 def test_every_row_of_the_zoo_is_a_config_with_its_settings():
-  rows = (ROOT / "docs" / "model_zoo.md").read_text().split("## Published checkpoints")[1].split("\n\nAdd ")[0]
+  rows = (
+    (ROOT / "docs" / "model_zoo.md").read_text().split("## Published checkpoints")[1].split("\n\nAdd ")[0]
+  )
   found = 0
   for name, arg, rest in re.findall(r"`configs/(\w+)\.py:?([\w-]*)`(.*)", rows):
     config = importlib.import_module(f"configs.{name}").get_config(arg)
