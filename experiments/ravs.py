@@ -35,6 +35,10 @@ PARTS: dict[str, tuple[str, Changes]] = {
     {"model": {**_SURE, "merge": "cells"}, "loss": {"alignment": 0.1, "alignment_truth": True}},
   ),
   "sgsm": ("+SGSM", {"model": _SURE, "loss": {"alignment": 0.0}}),
+  "sgsm_seen": (
+    "+SGSM of what is seen alone",
+    {"model": {**_SURE, "merge_of": "seen"}, "loss": {"alignment": 0.0}},
+  ),
   "ama": ("+SGSM+CST (AMA)", {"model": _SURE}),
   "whole": ("+AMA+UE (RAVS)", {}),
   "discount": ("+AMA+UE, discount (ours)", {"model": {"uncertainty_form": "discount"}}),

@@ -213,12 +213,16 @@ class GroupMerge(nn.Module):
     neighbours: k of the densities.
     layers: updates of the groups.
     heads: of equation 5's attention; where they do not divide the width, the most that do both.
+    of: what equation 6 merges: "heard", the tokens after equation 5, or "seen", those before it. With "seen" the
+      sound is in no value, only in weights that add up to 1: silence and a sound that all tokens answer alike are
+      the same to it.
   """
 
   groups: int
   neighbours: int = 5
   layers: int = 2
   heads: int = 8
+  of: str = "heard"
   dtype: Dtype = jnp.float32
 
   @nn.compact
@@ -237,7 +241,7 @@ class GroupMerge(nn.Module):
     hidden = gelu(dense(width, name="relevance_in")(LayerNorm(1e-5, self.dtype, name="norm_mixed")(mixed)))
     relevance = dense(1, use_bias=False, name="relevance_out")(hidden)[..., 0]  # [n, N], S
 
-    compact = merge(tokens, relevance, member)
+    compact = merge(mixed if self.of == "heard" else tokens, relevance, member)
     for i in range(self.layers):
       compact = GroupUpdate(self.dtype, name=f"layers_{i}")(compact, normed, relevance)
     tokens = tokens + spread(compact, member)

@@ -42,6 +42,7 @@ class RAVS(System):
   Attributes:
     width: channels of the decoder.
     merge: "groups", or "cells": the ablation's baseline, which neither groups nor merges.
+    merge_of: what groups are merged of: tokens after ("heard") or before ("seen") they have met the sound.
     groups: groups of a frame at strides 4, 8 and 16.
     neighbours: tokens that make up a token's density.
     merge_layers: updates of the groups at each stride.
@@ -53,6 +54,7 @@ class RAVS(System):
 
   width: int = 256
   merge: str = "groups"
+  merge_of: str = "heard"
   groups: Sequence[int] = (14, 7, 5)
   neighbours: int = 5
   merge_layers: int = 2
@@ -69,8 +71,9 @@ class RAVS(System):
     for key, least in (("neighbours", 1), ("merge_layers", 0), ("heads", 1)):
       if getattr(self, key) < least:
         raise InputError(f"model.{key}={getattr(self, key)} is too small; give at least {least}.")
-    if self.merge not in ("groups", "cells"):
-      raise InputError(f"model.merge={self.merge!r} is not known; choose groups or cells.")
+    for key, allowed in (("merge", ("groups", "cells")), ("merge_of", ("heard", "seen"))):
+      if getattr(self, key) not in allowed:
+        raise InputError(f"model.{key}={getattr(self, key)!r} is not known; choose {' or '.join(allowed)}.")
     super().__post_init__()
 
   def setup(self) -> None:
@@ -78,7 +81,7 @@ class RAVS(System):
     compute = jnp.dtype(self.dtype)
     merges: dict[str, nn.Module] = {}
     for stage, groups in enumerate(self.groups, start=1):
-      merge = GroupMerge(groups, self.neighbours, self.merge_layers, self.heads, compute)
+      merge = GroupMerge(groups, self.neighbours, self.merge_layers, self.heads, self.merge_of, compute)
       merges[str(stage)] = merge if self.merge == "groups" else CrossMerge(self.heads, compute)
     self.group_merge = merges
     self.aspp = {str(stage): ASPP(self.width, dtype=compute) for stage in (1, 2, 3, 4)}

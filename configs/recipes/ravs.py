@@ -3,6 +3,7 @@
 SETTINGS = {
   "width": 256,
   "merge": "groups",  # or cells: neither grouped nor merged, the ablations' baseline
+  "merge_of": "heard",  # or seen: the sound then reaches the groups through weights alone
   "groups": (14, 7, 5),  # of a frame at strides 4, 8, 16
   "neighbours": 5,  # tokens that make up a token's density
   "merge_layers": 2,  # updates of the groups at each stride

@@ -28,6 +28,7 @@ def test_rows_differ_in_what_they_take_away():
   assert (whole.model.merge, whole.model.temporal, whole.loss.alignment) == ("groups", True, 0.1)
   assert chosen["gtf"].loss.alignment_truth and not whole.loss.alignment_truth
   assert chosen["ama"].model.uncertainty_form == "none" and whole.model.uncertainty_form == "paper"
+  assert (chosen["sgsm"].model.merge_of, chosen["sgsm_seen"].model.merge_of) == ("heard", "seen")
   assert tuple(chosen["groups_5_5_5"].model.groups) == (5, 5, 5)
   assert whole.model.stereo and not chosen["mono"].model.stereo and whole.data.name == "vpo_msmi"
 
@@ -62,7 +63,7 @@ def test_kinds_have_columns_of_their_own_below_the_printed_lines():
   assert len(printed) == 5 and printed[0][1:4] == ["Baseline", "59.8", "68.7"] and printed[0][4] == "–"
   ours = {row[1]: dict(zip(header, row, strict=True)) for row in rows if row[0].endswith("ours")}
   assert ours["+SGSM+CST (AMA)"]["switching iou_frame"] == "40.0 ± 0.0"
-  assert "Not run: baseline, gtf, sgsm, discount, mono." in notes
+  assert "Not run: baseline, gtf, sgsm, sgsm_seen, discount, mono." in notes
   assert all(len(row) == len(header) for row in rows)
 
 

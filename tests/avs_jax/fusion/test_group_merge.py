@@ -192,6 +192,15 @@ def test_the_sound_changes_its_own_frame_and_not_the_groups(run, variables, inpu
   assert change[0] == 0 and change[1] > 1e-3
 
 
+@pytest.mark.parametrize("of", ["heard", "seen"])
+def test_only_groups_of_what_is_heard_tell_sounds_that_all_tokens_answer_alike(of, variables, inputs):
+  block = GroupMerge(P, neighbours=3, layers=1, heads=4, of=of)
+  alike = jnp.ones((1, H, W, C)) * inputs[0][:1, :1, :1]
+  one, other = (block.apply(variables, alike, aud).map for aud in (inputs[1][:1], jnp.zeros((1, A))))
+  change = float(np.abs(np.asarray(one - other)).max())
+  assert change > 0.1 if of == "heard" else change < 1e-5
+
+
 def test_permuting_frames_permutes_outputs(run, variables, inputs):
   straight, turned = run(variables, *inputs), run(variables, *(x[::-1] for x in inputs))
   for x, y in zip(straight, turned, strict=True):
