@@ -9,7 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.pop("AVS_DATA_ROOT", None)  # configs read it: tests are of stand-ins, whatever lies on this machine
+# Configs read it: tests are of stand-ins, whatever lies on this machine.
+os.environ.pop("AVS_DATA_ROOT", None)
 
 # Most of the suite's time is the compiler's: it is asked to make programs quickly, not quick programs.
 XLA_FLAGS = ["--xla_backend_optimization_level=0", "--xla_force_host_platform_device_count=8"]

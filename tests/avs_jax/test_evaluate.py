@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avs_jax import bundle, frontier
+from avs_jax import bundle, frontier, report
 from avs_jax import evaluate as evaluation
 from avs_jax import mesh as meshes
 from avs_jax.checkpoint import load_variables
@@ -17,6 +17,7 @@ from avs_jax.initialise import initialise
 from avs_jax.model import build_model, example_inputs
 from avs_jax.types import Batch, Outputs
 from configs import common
+from data_pipelines.generated import Generated
 
 
 def board(folder) -> dict:
@@ -212,3 +213,57 @@ def test_scores_of_masks_never_replace_those_of_a_run(finished):
   with pytest.raises(InputError, match=r"holds a run, whose own scoreboard would be lost to that of masks"):
     evaluation.score_folder(finished[0], "masks", str(finished[1]))
   assert (finished[1] / "scoreboard.json").read_bytes() == before
+
+
+def two_clips(first: int):
+  """Two clips of a second; half of every picture sounds."""
+  masks = np.zeros((2, 1, 8, 8), np.int32)
+  masks[..., :4] = 1
+  return {
+    "frames": np.zeros((2, 1, 8, 8, 3), np.uint8),
+    "log_mel": np.zeros((2, 1, 96, 64), np.float32),
+    "masks": masks,
+    "annotated": np.ones((2, 1), bool),
+    "present": np.ones((2, 1), bool),
+    "condition": np.zeros(2, np.int32),
+    "index": np.arange(first, first + 2, dtype=np.int32),
+  }
+
+
+def right_for_even_clips(variables, batch):
+  """Right for even clips, empty for odd ones; with groups to be drawn."""
+  right = np.asarray(batch.index) % 2 == 0
+  logits = np.where(right[:, None, None, None] & (np.asarray(batch.masks) > 0), 9.0, -9.0)
+  groups = np.zeros((2, 1, 2, 2), np.int32)
+  agreement = np.asarray(batch.index, np.float32).reshape(2, 1, 1)
+  return Outputs(logits[..., None].astype(np.float32), groups=groups, group_agreement=agreement)
+
+
+def test_parts_are_scored_apart_and_evidence_is_kept_of_the_pictured_clips():
+  one = meshes.make_mesh(1)
+  seen = evaluation.judge(
+    right_for_even_clips,
+    evaluation.make_count(one),
+    {},
+    [two_clips(0), two_clips(2)],
+    one,
+    keep=(3,),
+    parts={"pair": [0, 2], "switch": [1]},
+  )
+  assert abs(seen.figures["iou_frame"] - 0.5) < 1e-6 and seen.figures["clips"] == 4
+  assert abs(seen.parts["pair"]["iou_frame"] - 1) < 1e-6 and seen.parts["pair"]["clips"] == 2
+  assert abs(seen.parts["switch"]["iou_frame"]) < 1e-6 and seen.parts["switch"]["clips"] == 1
+  assert list(seen.evidence) == [3] and seen.evidence[3]["group_agreement"].item() == 3
+  header, table = report.table(
+    {"positive": seen.figures, **{f"positive_{name}": part for name, part in seen.parts.items()}}
+  )
+  said = {row[0]: row[header.index("iou_frame")] for row in table}
+  assert said["own sound, two of a kind"].startswith("1.0") and "own sound, where sounds come and go" in said
+
+
+def test_a_kind_that_all_clips_share_is_no_part():
+  source = Generated("vpo_msmi", "test", 40, size=8, seconds=3)
+  found = evaluation.clips_by_kind(source)
+  assert set(found) == {"pair", "switch"} and not set(found["pair"]) & set(found["switch"])
+  assert evaluation.clips_by_kind(Generated("vpo_ss", "test", 4, size=8)) == {}
+  assert evaluation.clips_by_kind([]) == {}
