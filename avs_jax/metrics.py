@@ -161,6 +161,9 @@ class Tally:
       index: the clip's place in its data set; rows below 0 are ignored (they only fill the batch).
       counted: frames that are present and annotated; the others enter AVSS's published figures only.
       second: place of each frame in its clip; 0, 1, 2 ... if None.
+
+    Raises:
+      InputError: binary counts after counts of classes, or a prediction with values that are not numbers.
     """
     if self._kind not in (None, type(counts)):
       raise InputError("one evaluation mixes binary masks and classes; give either for all clips.")
@@ -178,8 +181,9 @@ class Tally:
         isinstance(counts, FrameCounts)
         and np.asarray(counts.accepted)[row, 0] != np.asarray(counts.pixels)[row]
       ):
-        raise FloatingPointError(
-          f"the prediction for second {key[1]} of clip {key[0]} holds values that are not numbers"
+        raise InputError(
+          f"the prediction for second {key[1]} of clip {key[0]} holds values that are not numbers; judge other"
+          " weights, or in float32 (model.dtype) if these were trained so."
         )
       self._rows[key] = (bool(counted[b, t]), values)
 
