@@ -49,12 +49,12 @@ def evaluate(config: Any, workdir: str) -> None:
 
 def predict() -> None:
   settings = given("write", "sound", "every", "stride", "start", "end", "threshold", "fps")
-  import_module("avs_jax.own_video").command(model, FLAGS.input, FLAGS.output, **settings)
+  import_module("avs_jax.own_video.files").command(model, FLAGS.input, FLAGS.output, **settings)
 
 
 def listen() -> None:
   settings = given("sound", "offscreen", "masks", "stride", "start", "end", "threshold", "fps")
-  import_module("avs_jax.listen").command(model, FLAGS.input, FLAGS.output, **settings)
+  import_module("avs_jax.own_video.listen").command(model, FLAGS.input, FLAGS.output, **settings)
 
 
 def convert(names: list[str]) -> None:

@@ -22,9 +22,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from avs_jax import mesh as meshes
-from avs_jax import windows
 from avs_jax.errors import InputError
-from avs_jax.prediction import Prediction
+from avs_jax.own_video import windows
+from avs_jax.own_video.prediction import Prediction
 from avs_jax.step import make_predict_step
 from avs_jax.types import Batch
 

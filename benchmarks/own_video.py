@@ -21,10 +21,10 @@ import numpy as np
 from absl import app, flags
 
 from avs_jax import systems
-from avs_jax.film import Film
 from avs_jax.initialise import initialise
 from avs_jax.logbook import versions
 from avs_jax.model import build_model, example_inputs
+from avs_jax.own_video.film import Film
 from avs_jax.predict import Predictor
 
 FPS, RATE_HZ = 30, 48_000

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from avs_jax import bundle
-from avs_jax.film import Film
 from avs_jax.model import build_model, starting_variables
+from avs_jax.own_video.film import Film
 from configs import tiny
 from tests.conftest import PATIENCE_S
 

@@ -17,7 +17,7 @@ class Sample:
 
 def make_samples(folder: Path, size: int = 256) -> list[Sample]:
   """The videos that the page offers: those that come with it, and two that are drawn here and now."""
-  from avs_jax.film import Film
+  from avs_jax.own_video.film import Film
   from data_pipelines.clips import SAMPLE_RATE_HZ
   from data_pipelines.generated import Generated
 

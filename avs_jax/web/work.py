@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from avs_jax import export, products
+from avs_jax import export
 from avs_jax.errors import InputError
+from avs_jax.own_video import products
 from avs_jax.web.app import SOUNDS
 from avs_jax.web.jobs import Limits
 
@@ -79,7 +80,7 @@ class Work:
     self, footage: Any, ask: Mapping[str, Any], outbox: Path, tell: Callable[[float], None]
   ) -> dict[str, Any]:
     """Listen mode's files beside the others, and its verdict."""
-    from avs_jax import listen
+    from avs_jax.own_video import listen
     from data_pipelines import foreign_sounds
 
     sounds = {name: foreign_sounds.under(footage, name) for name in foreign_sounds.SOUNDS}

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from avs_jax import bundle, windows
+from avs_jax import bundle
 from avs_jax.errors import InputError
 from avs_jax.model import build_model, starting_variables
+from avs_jax.own_video import windows
 from avs_jax.predict import Predictor, class_names
 from data_pipelines import video
 from data_pipelines.audio import clip_log_mel

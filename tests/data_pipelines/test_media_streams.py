@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from avs_jax.errors import InputError
-from avs_jax.film import Film
+from avs_jax.own_video.film import Film
 from data_pipelines import media_streams, video
 from tests.conftest import PATIENCE_S
 

@@ -58,7 +58,14 @@ def test_every_row_of_the_robust_study_is_a_config_and_every_table_has_its_print
   benchmark = "MS3" if "multi" in arg or arg == "ms3" else "S4"
   assert {config.data.name for config in configs.values()} == {benchmark.lower()}
   tables = {table.name: table for table in found.tables}
-  expected = {"table_2", "table_4", "table_5" if benchmark == "S4" else "table_6", "table_9", "frontier", "refused"}
+  expected = {
+    "table_2",
+    "table_4",
+    "table_5" if benchmark == "S4" else "table_6",
+    "table_9",
+    "frontier",
+    "refused",
+  }
   if not arg.startswith("real_media"):
     expected |= {"table_3", "table_7", "table_8", "parts"}
   assert set(tables) == expected

@@ -11,7 +11,7 @@ import uuid
 import numpy as np
 import pytest
 
-from avs_jax.prediction import Prediction
+from avs_jax.own_video.prediction import Prediction
 from avs_jax.web.jobs import Jobs, Limits
 from avs_jax.web.samples import Sample
 from configs import tiny

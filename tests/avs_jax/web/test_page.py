@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the web page is optional: pip install -r requirements-web.txt")
 
-from avs_jax.film import Film
+from avs_jax.own_video.film import Film
 from avs_jax.web import work
 from avs_jax.web.jobs import Limits
 from avs_jax.web.samples import make_samples

@@ -9,9 +9,9 @@ import pytest
 pytest.importorskip("fastapi", reason="the web page is optional: pip install -r requirements-web.txt")
 
 from avs_jax.errors import InputError
-from avs_jax.film import Film
 from avs_jax.initialise import initialise
 from avs_jax.model import build_model, example_inputs
+from avs_jax.own_video.film import Film
 from avs_jax.predict import Predictor
 from avs_jax.web import work
 from avs_jax.web.jobs import Cancelled, Limits

@@ -4,9 +4,9 @@ import av
 import numpy as np
 import pytest
 
-from avs_jax import overlay
-from avs_jax.film import Film
-from avs_jax.prediction import Prediction
+from avs_jax.own_video import overlay
+from avs_jax.own_video.film import Film
+from avs_jax.own_video.prediction import Prediction
 from data_pipelines import video
 
 GREY = np.full((48, 64, 3), 60, np.uint8)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from avs_jax.four_panels import Columns, Grid, Moment
+from avs_jax.own_video.four_panels import Columns, Grid, Moment
 from data_pipelines import video
 
 NAMES = {"positive": "own sound", "silence": "silence", "noise": "noise", "offscreen": "off-screen"}

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from avs_jax import rle
 from avs_jax.errors import InputError
-from avs_jax.overlay import Overlay
-from avs_jax.prediction import Prediction
+from avs_jax.own_video import rle
+from avs_jax.own_video.overlay import Overlay
+from avs_jax.own_video.prediction import Prediction
 
 SCHEMA = "avs_jax.masks/1"
 FILES = {

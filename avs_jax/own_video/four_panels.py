@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from avs_jax.film import Film
-from avs_jax.overlay import Sound, label, paint
+from avs_jax.own_video.film import Film
+from avs_jax.own_video.overlay import Sound, label, paint
 from avs_jax.visualize import FALSE_ALARM, HIT, save
 
 PANEL_WIDTH = 640  # pixels, most

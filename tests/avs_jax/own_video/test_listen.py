@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from avs_jax import listen
 from avs_jax.errors import InputError
-from avs_jax.film import Film
+from avs_jax.own_video import listen
+from avs_jax.own_video.film import Film
 from avs_jax.predict import Predictor
 
 NAMES = {"positive": "own sound", "silence": "silence", "noise": "noise", "offscreen": "off-screen (rooster)"}

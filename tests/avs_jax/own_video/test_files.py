@@ -6,9 +6,9 @@ import os
 import numpy as np
 import pytest
 
-from avs_jax import own_video
 from avs_jax.errors import InputError
-from avs_jax.film import Film
+from avs_jax.own_video import files
+from avs_jax.own_video.film import Film
 from avs_jax.predict import Predictor
 
 ALL = ("overlay", "masks", "rle", "csv", "npz")
@@ -53,7 +53,7 @@ def contents(folder):
 
 def test_each_input_gets_its_folder_and_the_same_call_the_same_bytes(videos, tmp_path):
   for name in ("one", "two"):
-    assert own_video.predict_files(Bright(), str(videos), str(tmp_path / name), write=ALL) == {}
+    assert files.predict_files(Bright(), str(videos), str(tmp_path / name), write=ALL) == {}
   one = contents(tmp_path / "one")
   assert one == contents(tmp_path / "two")
   names = ["arrays.npz", "done.json", "masks.json", "overlay.mp4", "timeline.csv"]
@@ -69,7 +69,7 @@ def test_what_is_done_is_skipped_until_something_changes(videos, tmp_path):
 
   def asked(predictor=model, **settings) -> int:
     before = predictor.asked
-    own_video.predict_files(predictor, str(videos), out, write=("csv",), **settings)
+    files.predict_files(predictor, str(videos), out, write=("csv",), **settings)
     return predictor.asked - before
 
   assert asked() == 4
@@ -92,13 +92,13 @@ def test_a_stopped_run_leaves_no_half_folder_and_goes_on(videos, tmp_path, monke
 
   monkeypatch.setattr(Bright, "_judge", stopped)
   with pytest.raises(KeyboardInterrupt):
-    own_video.predict_files(Bright(), str(videos), str(out), write=ALL)
+    files.predict_files(Bright(), str(videos), str(out), write=ALL)
   assert [p.name for p in out.iterdir()] == ["a"]
   (out / ".b.partial").mkdir()  # as a killed process leaves it
   (out / ".b.partial" / "masks.json").write_text("{")
   monkeypatch.setattr(Bright, "_judge", judge)
   again = Bright()
-  assert own_video.predict_files(again, str(videos), str(out), write=ALL) == {}
+  assert files.predict_files(again, str(videos), str(out), write=ALL) == {}
   assert again.asked == 2
   assert sorted(p.name for p in out.iterdir()) == ["a", "b"]
 
@@ -106,7 +106,7 @@ def test_a_stopped_run_leaves_no_half_folder_and_goes_on(videos, tmp_path, monke
 def test_what_failed_is_named_at_the_end_and_the_rest_is_done(videos, tmp_path, capsys):
   (videos / "aa.mp4").write_bytes(b"nothing")
   with pytest.raises(SystemExit) as ended:
-    own_video.command(Bright, str(videos), str(tmp_path / "out"), write="csv")
+    files.command(Bright, str(videos), str(tmp_path / "out"), write="csv")
   assert ended.value.code == 1
   told = capsys.readouterr().err
   assert "1 of 3 inputs failed:" in told and "aa.mp4 cannot be read as a video" in told
@@ -123,7 +123,7 @@ def test_a_defect_in_one_video_does_not_cost_the_others(videos, tmp_path, monkey
     return judge(self, group)
 
   monkeypatch.setattr(Bright, "_judge", defect)
-  failed = own_video.predict_files(Bright(), str(videos), str(tmp_path / "out"), write=("csv",))
+  failed = files.predict_files(Bright(), str(videos), str(tmp_path / "out"), write=("csv",))
   assert list(failed.values()) == ["ZeroDivisionError: by zero"]
   assert [p.name for p in (tmp_path / "out").iterdir()] == ["b"]
 
@@ -131,16 +131,16 @@ def test_a_defect_in_one_video_does_not_cost_the_others(videos, tmp_path, monkey
 def test_folders_of_others_are_left_alone_and_names_must_differ(videos, tmp_path):
   (tmp_path / "out" / "a").mkdir(parents=True)
   (tmp_path / "out" / "a" / "letter.txt").write_text("dear")
-  failed = own_video.predict_files(Bright(), str(videos / "a.mp4"), str(tmp_path / "out"), write=("csv",))
+  failed = files.predict_files(Bright(), str(videos / "a.mp4"), str(tmp_path / "out"), write=("csv",))
   assert "was not written by --mode=predict; give another --output" in failed[str(videos / "a.mp4")]
   assert (tmp_path / "out" / "a" / "letter.txt").exists()
-  assert [f.name for f in own_video.folders(["x/a.mp4", "x/a.mov", "x/b.mp4"], "out")] == [
+  assert [f.name for f in files.folders(["x/a.mp4", "x/a.mov", "x/b.mp4"], "out")] == [
     "a.mp4",
     "a.mov",
     "b",
   ]
   with pytest.raises(InputError, match="two inputs are called a.mp4"):
-    own_video.folders(["x/a.mp4", "y/a.mp4"], "out")
+    files.folders(["x/a.mp4", "y/a.mp4"], "out")
 
 
 def test_settings_that_make_no_sense_are_refused_before_anything_is_done(videos, tmp_path):
@@ -151,7 +151,7 @@ def test_settings_that_make_no_sense_are_refused_before_anything_is_done(videos,
     ({"write": "gif"}, "'gif' cannot be written"),
   ):
     with pytest.raises(InputError, match=said):
-      own_video.command(Bright, str(videos), out, **settings)
+      files.command(Bright, str(videos), out, **settings)
   with pytest.raises(InputError, match="--mode=predict needs --input=VIDEO"):
-    own_video.command(Bright, None, out)
+    files.command(Bright, None, out)
   assert not (tmp_path / "out").exists()

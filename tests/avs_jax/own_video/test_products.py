@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from avs_jax import products, rle
 from avs_jax.errors import InputError
-from avs_jax.prediction import Prediction
+from avs_jax.own_video import products, rle
+from avs_jax.own_video.prediction import Prediction
 from data_pipelines import video
 
 SIZE = (12, 16)

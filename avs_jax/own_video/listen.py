@@ -22,9 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from avs_jax import own_video, tables
+from avs_jax import tables
 from avs_jax.errors import InputError
-from avs_jax.four_panels import Columns, Grid, Moment, picture
+from avs_jax.own_video.files import for_each, progress, tell
+from avs_jax.own_video.folder import DONE, about_footage, folders, sealed, whole
+from avs_jax.own_video.four_panels import Columns, Grid, Moment, picture
 
 SCHEMA = "avs_jax.listen/1"
 FILES = ("listen.mp4", "listen.png", "listen.json", "listen.md")
@@ -132,7 +134,7 @@ def command(
   inputs = video.find(source)
   refuse_masks_of_many(masks, inputs, source)
   failed = listen_files(None if masks else model(), source, output, masks=masks, **settings)
-  own_video.tell(failed, len(inputs), output)
+  tell(failed, len(inputs), output)
 
 
 def listen_files(
@@ -190,7 +192,7 @@ def listen_files(
       "sound": sound,
       "offscreen": offscreen,
     }
-    return own_video.sealed(facts, [path, *beside])
+    return sealed(facts, [path, *beside])
 
   def work(path: str, folder: Path, facts: Mapping[str, Any], title: str) -> None:
     del title
@@ -204,8 +206,8 @@ def listen_files(
       found, who = predicted(predictor, footage, sounds, stride=stride, **cut), predictor.name
     judge(folder, footage, sounds, names, found, start=start, end=end, who=who, facts=facts)
 
-  failed = own_video.for_each(inputs, output, facts_of, FILES, work)
-  for path, folder in zip(inputs, own_video.folders(inputs, output), strict=True):
+  failed = for_each(inputs, output, facts_of, FILES, work)
+  for path, folder in zip(inputs, folders(inputs, output), strict=True):
     if path not in failed:
       print(f"{path}: {json.loads((folder / 'listen.json').read_text(encoding='utf-8'))['sentence']}")
   return failed
@@ -302,13 +304,13 @@ def judge(
   """Writes video, picture, JSON and Markdown of one input into `folder`; returns the verdict's sentence.
 
   Args:
-    facts: what the files depend on, kept beside them (`own_video.sealed`).
+    facts: what the files depend on, kept beside them (`sealed`).
   """
   tallies: dict[str, Tally] = {}
-  with own_video.whole(folder, "listen") as partial:
+  with whole(folder, "listen") as partial:
     with (
       Grid(partial / "listen.mp4", footage, sounds, names, start) as grid,
-      own_video.progress(footage, start, end, Path(footage.path).name) as bar,
+      progress(footage, start, end, Path(footage.path).name) as bar,
     ):
       columns = Columns(footage, start, end)
       for moment in moments:
@@ -324,7 +326,7 @@ def judge(
       "schema": SCHEMA,
       "source": Path(footage.path).name,
       "judged": who,
-      "video": own_video.about_footage(footage),
+      "video": about_footage(footage),
       "seconds": next(iter(tallies.values())).seconds,
       "sounds": {name: {"called": names.get(name, name), **each} for name, each in figures.items()},
       "limits": {"listens_up_to": LISTENS, "deaf_from": DEAF},
@@ -336,7 +338,7 @@ def judge(
     picture(partial / "listen.png", columns.kept, names, figures, caption)
     for kind, text in (("json", json.dumps(told, indent=1) + "\n"), ("md", markdown(told))):
       (partial / f"listen.{kind}").write_text(text, encoding="utf-8")
-    (partial / own_video.DONE).write_text(
+    (partial / DONE).write_text(
       json.dumps({"mode": "listen", **(facts or {})}, indent=1, sort_keys=True) + "\n", encoding="utf-8"
     )
   return sentence

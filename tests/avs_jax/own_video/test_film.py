@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from avs_jax.errors import InputError
-from avs_jax.film import Film
+from avs_jax.own_video.film import Film
 
 PICTURE = np.full((47, 63, 3), 90, np.uint8)
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from avs_jax import rle
 from avs_jax.errors import InputError
+from avs_jax.own_video import rle
 
 
 @settings(max_examples=60, deadline=None)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from avs_jax.prediction import Prediction, enlarged
+from avs_jax.own_video.prediction import Prediction, enlarged
 
 
 def test_enlarging_is_bilinear_between_pixel_centres():

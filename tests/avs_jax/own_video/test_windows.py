@@ -5,7 +5,7 @@ import collections
 import numpy as np
 import pytest
 
-from avs_jax import windows
+from avs_jax.own_video import windows
 from data_pipelines import video
 
 RATE = 16_000

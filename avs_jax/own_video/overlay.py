@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from avs_jax.film import Film
-from avs_jax.prediction import Prediction
+from avs_jax.own_video.film import Film
+from avs_jax.own_video.prediction import Prediction
 
 COLOUR = (0, 158, 115)  # of a binary mask; classes have PASCAL VOC's colours
 OPACITY = 0.45

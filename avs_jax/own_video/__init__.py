@@ -1,0 +1,1 @@
+"""A person's own video: what a model says of it second by second, written as films, masks and tables."""
