@@ -321,7 +321,8 @@ def _pixel_part(name: str, outputs: Outputs, batch: Batch, clamp: bool) -> Array
   if classes != 1:
     raise InputError(f"loss.{name}: the system has {classes} classes; use cross_entropy for them.")
   extra = {"clamp": clamp} if name == "bce" else {}
-  return _PIXEL_PARTS[name](outputs.logits[..., 0], jnp.asarray(batch.masks), frame_weight(batch), **extra)
+  masks = jnp.minimum(jnp.asarray(batch.masks), 1)  # whatever class it is, it sounds
+  return _PIXEL_PARTS[name](outputs.logits[..., 0], masks, frame_weight(batch), **extra)
 
 
 def _class_part(name: str, outputs: Outputs, batch: Batch) -> Array:

@@ -366,3 +366,14 @@ def test_a_loss_that_does_not_fit_the_system_says_so(config, classes, words):
   outputs = Outputs(logits=jnp.zeros((1, 1, 4, 4, classes)))
   with pytest.raises(InputError, match=words):
     losses.objective(config)(outputs, make_batch(np.zeros((1, 1, 4, 4))))
+
+
+@pytest.mark.parametrize("part", ["bce", "dice", "soft_iou", "focal"])
+def test_a_model_of_one_class_learns_from_semantic_masks_what_it_learns_from_whether_there_is_a_class(part):
+  classes = np.array([[[[0, 5], [0, 70]]]], np.int32)
+  outputs = Outputs(logits=jnp.asarray([[[[[2.0], [1.0]], [[-1.0], [0.5]]]]]))
+  compute = losses.objective({part: 1.0})
+  semantic, binary = (
+    compute(outputs, make_batch(masks))[0] for masks in (classes, (classes > 0).astype(np.int32))
+  )
+  assert float(semantic) == float(binary)
