@@ -6,9 +6,9 @@ Two runs of one small model (conv_pyramid and a narrow VGGish, TPAVI at four sta
 Both start from the same warm-up, in which the encoders learn to name what they see and hear; it stands in for
 ImageNet and AudioSet weights.
 
-Record (2026-11-21, seed 0, float32, 2 CPU cores, 6 min 34 s; generated clips, a stand-in):
-  prior   iou_frame .9185, fpr own .2013, silence .1979, noise .1979, off-screen .2009
-  robust  iou_frame .9121, fpr own .1991, silence .0000, noise .0062, off-screen .1984
+Record (2026-11-21, seed 0, float32, 2 CPU cores, 8 min 33 s with other trainings beside; generated clips, a stand-in):
+  prior   iou_frame .9169, fpr own .2006, silence .2006, noise .2002, off-screen .2009
+  robust  iou_frame .9123, fpr own .1996, silence .0000, noise .0058, off-screen .1987
 
   python run.py --config=configs/quickstart.py --workdir=runs/quickstart
 """
