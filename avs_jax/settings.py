@@ -10,7 +10,7 @@ from avs_jax.errors import InputError
 # Settings that change no figure, or name a place on one machine; loss.name, which is no more, decided nothing.
 FREE = (
   "title", "log", "eval.pictures", "eval.save_masks", "warmup.folder", "data.packed", "data.media_cache",
-  "data.cache_mb", "data.threads", "data.workers", "schedule.accumulate", "mesh", "model.remat", "prepare", "variants",
+  "data.cache_mb", "data.threads", "data.workers", "mesh", "model.remat", "prepare", "variants",
   "debias.contrast_run", "loss.name",
 )  # fmt: skip
 # Settings that decide how weights are judged, but not which weights there are ...

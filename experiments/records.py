@@ -166,11 +166,10 @@ def read(path: str) -> dict[str, Any] | None:
 
 
 def find(folder: str, config: Any) -> dict[str, Any] | None:
-  """A record of exactly this config's settings, in whatever study; None where there is none."""
-  wanted = json.loads(json.dumps(_rounded(settings(config))))
-  for path in sorted(glob.glob(os.path.join(folder, "*", "*.json"))):
-    record = _loose(path)
-    if record.get("format") == FORMAT and _settings_then(record) == wanted:
+  """A record of this config's settings, in whatever study; None where there is none."""
+  for path in sorted(glob.glob(os.path.join(folder, "*", f"*-{config.seed}.json"))):
+    record = _loose(path)  # other commands keep other things there
+    if record.get("format") == FORMAT and not differences(record, config):
       return record
   return None
 
