@@ -58,20 +58,9 @@ _QUICK: dict[str, Any] = {
   "eval": {"every_epochs": 0.5, "pictures": 3, "unseen": ("tuning_fork", "rooster", "sheep", "thunder")},
 }
 _FULL: dict[str, Any] = {"eval": {key: _QUICK["eval"][key] for key in ("pictures", "unseen")}}
-# Twice the clips of configs/real_media.py through a decoder a third as wide: a run of half an hour on two cores.
 _MEDIA: dict[str, Any] = {
-  "data": {"seed": 1, "clips": {"train": 4000, "val": 24, "test": 160}},
-  "model": {"audio_args": {"width": 1 / 14}},
-  "augment": {"pitch": 0.06, "flip": True},
-  "noising": {"mix_snr_db": (10.0, 30.0), "share": 0.3},
-  # Pictures are known from ImageNet, sounds from nowhere: four are listened to for each that is looked at.
-  "warmup": {"steps": 700, "batch": 48, "frames": 1, "pictures": 12},
-  "schedule": {"batch": 8},
+  "data": {"seed": 1},
   "eval": {"pictures": 3, "unseen": ("sheep", "owl", "phone", "thunder")},
-}
-_NARROW: dict[str, Mapping[str, Any]] = {
-  "avsbench": {"model": {"width": 20, "head_channels": 16}},
-  "avsegformer": {"model": {"width": 32}},
 }
 SETTINGS: dict[str, tuple[str, tuple[Mapping[str, Any], ...], bool, str]] = {
   "generated": ("configs/quickstart.py", (_QUICK,), True, "S4"),
@@ -99,7 +88,6 @@ def get_study(arg: str = "generated") -> Study:
   colon = "" if ":" in config else ":"
   rows = []
   for system in NAMES:
-    size = (_NARROW[system],) if arg.startswith("real_media") else ()
     extra: tuple[Mapping[str, Any], ...] = ()
     if system == "avsegformer":
       extra = (SMALL_AVSEGFORMER,) if has_warmup else ({"loss": {"bce": 1.0}},)
@@ -107,7 +95,7 @@ def get_study(arg: str = "generated") -> Study:
       Row(
         f"{system}-{name}",
         f"{config}{colon}{system}",
-        (*common, *size, *(extra if has_warmup or name != "prior" else ()), changes),
+        (*common, *(extra if has_warmup or name != "prior" else ()), changes),
         before=name == "guide_warm",
       )
       for name, changes in recipes.items()
