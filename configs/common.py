@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from avs_jax.errors import InputError
-from configs.recipes import ravs, sdavs
+from configs.recipes import active_queries, avsegformer, ravs, sdavs
 
 # Settings that only one system has; `select_system` puts them into `config.model`.
 SYSTEMS = {
@@ -20,106 +20,18 @@ SYSTEMS = {
     "tpavi_modes": ("va",),
     "group_seconds": placeholder(int),
   },
-  "avsegformer": {
-    "width": 256,
-    "num_queries": 300,
-    "generator_layers": 6,
-    "encoder_layers": 6,
-    "decoder_layers": 6,
-    "heads": 8,
-    "points": 4,
-    "dropout": 0.1,
-    "mixer": "released",  # released (a sigmoid gate), paper (a residual)
-    "sampling": "packed",  # packed, plain: equal numbers
-  },
-  "active_queries": {
-    "width": 256,
-    "num_queries": 100,
-    "mode": "paper",  # paper, released (checkpoint parity)
-    "dilation": 2,  # queries that one mark opens
-    "interaction": "active",  # active, all: whether dormant queries take part in the decoder
-    "first_query": True,  # query 0 is open whatever is heard
-    "perception_layers": 3,
-    "encoder_layers": 6,
-    "decoder_layers": 9,
-    "heads": 8,
-    "points": 4,
-    "dropout": 0.1,
-    "adapters": True,
-    "head_classes": 0,  # 0: as many as there are classes; released 150
-    "sampling": "packed",
-  },
+  "avsegformer": avsegformer.SETTINGS,
+  "active_queries": active_queries.SETTINGS,
   "ravs": ravs.SETTINGS,
   "sdavs": sdavs.SETTINGS,
 }
 
 # What a system's own paper trains otherwise than AVSBench's, by benchmark; `follow_paper` applies it.
-_AVSEGFORMER = {
-  "data": {"size": 512},  # S4 and MS3: the released loader enlarges the stored 224
-  "loss": {
-    "bce": 0.0,
-    "dice": 1.0,
-    "mix_dice": 0.1,
-    "matching": "none",
-    "matching_weight": 0.0,
-  },
-  "optimizer": {"name": "adamw_all", "lr": 2e-5, "weight_decay": 0.01},
-  "schedule": {"batch": 2},
-}
-_QUERIES = {  # no part but the set's
-  "bce": 0.0,
-  "cross_entropy": 0.0,
-  "matching": "none",
-  "matching_weight": 0.0,
-  "queries": 1.0,
-}
-_ACTIVE_QUERIES = {
-  "data": {"size": 384},
-  "model": {"visual": "swin_base_w12"},
-  "marks": {"kind": "kmeans"},  # the paper's best, marks.kind=classifier, needs a file of BEATs
-  "loss": _QUERIES,
-  "optimizer": {
-    "name": "adamw_all",
-    "lr": 1e-3,
-    "weight_decay": 0.01,
-    "multipliers": {"visual_encoder": 0.1},
-    # Of the visual encoder its adapters learn.
-    "frozen": (
-      "audio_encoder",
-      "visual_encoder",
-      *(f"!swin_adapt_{place}_{layer}" for place in (1, 3) for layer in (0, 2)),
-    ),
-  },
-  "schedule": {"epochs": 60},
-}
 RECIPES = {
+  "avsegformer": avsegformer.RECIPES,
+  "active_queries": active_queries.RECIPES,
   "ravs": ravs.RECIPES,
   "sdavs": sdavs.RECIPES,
-  "active_queries": {
-    "s4": (_ACTIVE_QUERIES,),
-    "ms3": (_ACTIVE_QUERIES,),
-    "avss": (_ACTIVE_QUERIES,),
-    "tiny": ({"loss": _QUERIES},),
-  },
-  "avsegformer": {
-    "s4": (
-      _AVSEGFORMER,
-      {"schedule": {"epochs": 30}, "optimizer": {"freeze_epochs": {"visual_encoder": 5}}},
-    ),
-    "ms3": (
-      _AVSEGFORMER,
-      {"schedule": {"epochs": 60}, "optimizer": {"freeze_epochs": {"visual_encoder": 10}}},
-    ),
-    "avss": (
-      _AVSEGFORMER,
-      {
-        "data": {"size": 224},
-        "loss": {"cross_entropy": 1.0, "dice": 0.0},
-        "schedule": {"batch": 4, "epochs": 30},
-        "eval": {"from_epoch": 10, "every_epochs": 2.0},
-      },
-    ),
-  },
 }
 
 

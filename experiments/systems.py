@@ -19,8 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from avs_jax.errors import InputError
-from configs import common
-from configs.recipes import ravs, sdavs
+from configs.recipes import active_queries, ravs, sdavs
 from configs.robust import RECIPES
 from experiments.robust import MULTI
 from experiments.study import Line, Row, Study, Table
@@ -44,7 +43,7 @@ SMALL: dict[str, Changes] = {
   "active_queries": {
     "model": {"num_queries": 33, "perception_layers": 1, "encoder_layers": 1, "decoder_layers": 2},
     "marks": {"kind": "kmeans"},  # 16 clusters, two queries each, and query 0
-    "loss": {**common.RECIPES["active_queries"]["tiny"][0]["loss"], "soft_iou": 0.0},
+    "loss": {**active_queries.RECIPES["tiny"][0]["loss"], "soft_iou": 0.0},
     "optimizer": {"lr": 1e-3},
   },
   "ravs": {"loss": ravs.RECIPES["tiny"][0]["loss"]},
