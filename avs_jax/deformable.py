@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from avs_jax.errors import InputError
+from avs_jax.errors import InputError, check_choice
 from avs_jax.initial import xavier_uniform, zeros
 from avs_jax.layers import Dtype
 
@@ -164,8 +164,7 @@ class MSDeformAttn(nn.Module):
   dtype: Dtype = jnp.float32
 
   def setup(self) -> None:
-    if self.form not in FORMS:
-      raise InputError(f"deformable attention: sampling is {self.form!r}; choose one of {', '.join(FORMS)}.")
+    check_choice("model.sampling", self.form, FORMS)
     taps = self.heads * self.levels * self.points
     ring = functools.partial(ring_offsets, heads=self.heads, levels=self.levels, points=self.points)
     self.sampling_offsets = nn.Dense(2 * taps, kernel_init=zeros, bias_init=ring)

@@ -1,5 +1,8 @@
 """The one kind of failure that is the user's to mend: bad files, bad settings, missing data."""
 
+from collections.abc import Iterable
+from typing import Any
+
 
 class InputError(ValueError):
   """Something given to the program is wrong; the message is one sentence: what, expected what, do what.
@@ -7,3 +10,15 @@ class InputError(ValueError):
   `run.py` prints the message alone and exits with status 2; every other exception is a defect of ours
   and keeps its traceback.
   """
+
+
+def check_choice(setting: str, value: Any, allowed: Iterable[Any]) -> None:
+  """Refuses a setting that is none of its choices; None among them stands for "not given" and is not named.
+
+  Raises:
+    InputError: says the setting, its value and the choices.
+  """
+  allowed = tuple(allowed)
+  if value not in allowed:
+    names = ", ".join(str(name) for name in allowed if name is not None)
+    raise InputError(f"{setting}={value!r} is not known; choose one of {names}.")

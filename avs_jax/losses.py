@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Scalar, Shaped
 
 from avs_jax import alignment, set_losses
 from avs_jax.class_losses import class_dice, class_iou
-from avs_jax.errors import InputError
+from avs_jax.errors import InputError, check_choice
 from avs_jax.types import AnyArray, Batch, Outputs
 
 Logits = Float[AnyArray, "B T H W"]
@@ -311,8 +311,7 @@ def settings(weights: Mapping[str, Any]) -> dict[str, Any]:
     "queries_form": ("paper", "released"),
   }
   for key, allowed in choices.items():
-    if chosen[key] not in allowed:
-      raise InputError(f"loss.{key}: {chosen[key]!r} is not known; choose one of {', '.join(allowed)}.")
+    check_choice(f"loss.{key}", chosen[key], allowed)
   return chosen
 
 

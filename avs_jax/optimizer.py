@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from flax import traverse_util
 
-from avs_jax.errors import InputError
+from avs_jax.errors import InputError, check_choice
 
 Params = Mapping[str, Any]
 _SMALL_LEAF = 2**16  # elements; smaller ones are never split over devices (see `mesh.weight_sharding`)
@@ -32,8 +32,7 @@ def learning_rate(optimizer: Any, schedule: Any, steps: int) -> optax.Schedule:
       peak, {max(int(part * steps) - warm, 0): schedule["decay_factor"] for part in schedule["decay_at"]}
     ),
   }
-  if schedule["decay"] not in forms:
-    raise InputError(f"schedule.decay={schedule['decay']!r} is unknown; choose one of {', '.join(forms)}.")
+  check_choice("schedule.decay", schedule["decay"], forms)
   main = forms[schedule["decay"]]()
   if not warm:
     return main
@@ -225,8 +224,7 @@ def build(config: Any, schedule: Any, steps: int, steps_per_epoch: int) -> optax
     "adamw_all": lambda: [*adam, optax.add_decayed_weights(config["weight_decay"])],
     "sgd": lambda: [optax.trace(b1)],
   }
-  if config["name"] not in rules:
-    raise InputError(f"optimizer.name={config['name']!r} is unknown; choose one of {', '.join(rules)}.")
+  check_choice("optimizer.name", config["name"], rules)
   clip = [optax.clip_by_global_norm(config["clip_norm"])] if config["clip_norm"] else []
   # Gradients of held parameters are zeroed first, so that no moments gather while they stand still.
   still = [scale_by_prefix({}, hold)] if hold else []

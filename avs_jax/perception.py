@@ -19,7 +19,7 @@ from flax import traverse_util
 from jaxtyping import Int
 
 from avs_jax import marks
-from avs_jax.errors import InputError
+from avs_jax.errors import InputError, check_choice
 
 KINDS = ("none", "kmeans", "gmm", "classifier", "file")
 FILE = "marks.npz"
@@ -98,8 +98,7 @@ def build(
     InputError: settings that do not fit together, or files that are missing or were made otherwise.
   """
   settings = config.marks
-  if settings.kind not in KINDS:
-    raise InputError(f"marks.kind={settings.kind!r} is not known; choose one of {', '.join(KINDS)}.")
+  check_choice("marks.kind", settings.kind, KINDS)
   if settings.kind == "none":
     return unmarked
   base, own = hearing(model, variables)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from avs_jax.errors import InputError
+from avs_jax.errors import InputError, check_choice
 from data_pipelines import stereo, transforms
 from data_pipelines.audio import clip_log_mel, robust_log_mel
 from data_pipelines.clips import SAMPLE_RATE_HZ, Clip, Source
@@ -121,8 +121,7 @@ class Composer:
   decoys: Negatives | None = None
 
   def __post_init__(self):
-    if self.front_end not in FRONT_ENDS:
-      raise InputError(f"front_end={self.front_end!r} is unknown; choose one of {', '.join(FRONT_ENDS)}.")
+    check_choice("negatives.front_end", self.front_end, FRONT_ENDS)
 
   def __call__(
     self, clip: Clip, index: int, pair: Pair, epoch: int, sound: np.ndarray | None = None

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from avs_jax.errors import InputError
+from avs_jax.errors import InputError, check_choice
 from data_pipelines.clips import SAMPLE_RATE_HZ, Source
 from data_pipelines.noising import check_colours, choose_noise, make_noise
 
@@ -199,10 +199,8 @@ class Negatives:
       raise InputError(
         f"negatives: shares {shares} of silence, noise, offscreen must be positive, not all 0."
       )
-    if self.rule not in RULES:
-      raise InputError(f"negatives.rule={self.rule!r} is unknown; choose one of {', '.join(RULES)}.")
-    if self.noise_format not in ("float", "bytes"):
-      raise InputError(f"negatives.noise_format={self.noise_format!r} is unknown; choose float or bytes.")
+    check_choice("negatives.rule", self.rule, RULES)
+    check_choice("negatives.noise_format", self.noise_format, ("float", "bytes"))
     check_colours(self.noise_kinds, self.recordings)
     self._donors: dict[int, Donors] = {}
 

@@ -3,7 +3,7 @@
 import logging
 from typing import Any
 
-from avs_jax.errors import InputError
+from avs_jax.errors import InputError, check_choice
 from data_pipelines import sources
 
 SPLITS = ("train", "val", "test")
@@ -22,8 +22,7 @@ def prepare(config: Any, output: str | None) -> None:
   if not output:
     raise InputError("--mode=prepare needs --output=FOLDER to write the data set to.")
   form = config.prepare.form
-  if form not in ("array_record", "layout"):
-    raise InputError(f"prepare.form={form!r} is unknown; choose array_record or layout.")
+  check_choice("prepare.form", form, ("array_record", "layout"))
   for split in SPLITS:
     source = sources.build(config, split)
     log.info("%s: writing %d clips of %s", split, len(source), source.title)

@@ -29,7 +29,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from avs_jax.errors import InputError
+from avs_jax.errors import InputError, check_choice
 from data_pipelines import feed, loader, negatives, noising, sources
 from data_pipelines.audio import read_wav
 from data_pipelines.clips import SAMPLE_RATE_HZ, Source
@@ -178,8 +178,7 @@ def published(config: Any, source: Source, name: str) -> Callable[[int], np.ndar
     InputError: `eval.negative_audio` is unknown, the data have no such folder, or it lacks clips.
   """
   choice = config.eval.negative_audio
-  if choice not in ("drawn", "published", "any"):
-    raise InputError(f"eval.negative_audio={choice!r} is unknown; choose drawn, published or any.")
+  check_choice("eval.negative_audio", choice, ("drawn", "published", "any"))
   if choice != "published" or name not in FOLDERS:
     return None
   reader = negatives.whole(source)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from avs_jax.errors import InputError
+from avs_jax.errors import InputError, check_choice
 from avs_jax.systems.system import Scene
 from avs_jax.types import AnyArray, Outputs, Sound, Stereo
 
@@ -64,10 +64,7 @@ class Diffusion:
   pure: bool = True
 
   def __post_init__(self) -> None:
-    if self.schedule not in SCHEDULES:
-      raise InputError(
-        f"debias.contrast_schedule={self.schedule!r} is unknown; choose one of {', '.join(SCHEDULES)}."
-      )
+    check_choice("debias.contrast_schedule", self.schedule, SCHEDULES)
     if self.steps < 1:
       raise InputError(f"debias.contrast_steps={self.steps} must be at least 1.")
     if not 0 < self.beta_start <= self.beta_end < 1:
@@ -187,11 +184,8 @@ class Contrast(nn.Module):
       ("where", (None, *PLACES)),
       ("layers", (None, *LAYERS)),
     ):
-      value = getattr(self, key)
-      if value not in allowed:
-        shown = "contrast" if key == "strategy" else f"contrast_{key}"
-        known = ", ".join(name for name in allowed if name)
-        raise InputError(f"debias.{shown}={value!r} is not known; choose one of {known}.")
+      shown = "contrast" if key == "strategy" else f"contrast_{key}"
+      check_choice(f"debias.{shown}", getattr(self, key), allowed)
     if self.alpha < 0:
       raise InputError(f"debias.contrast_alpha={self.alpha} is negative; 0 leaves the logits as they are.")
     self.diffusion()  # which checks its own settings

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from avs_jax.errors import InputError
+from avs_jax.errors import InputError, check_choice
 from avs_jax.initial import constant, torch_default, zeros
 from avs_jax.types import AnyArray, Batch, Condition, Outputs, Sound
 
@@ -64,10 +64,7 @@ class Similarity(nn.Module):
     train: bool = False,
     decoy: Float[Array, "B T A"] | None = None,
   ) -> Agreement:
-    if self.form not in FORMS:
-      raise InputError(
-        f"debias.guide={self.form!r} is not a guide; choose none or one of {', '.join(FORMS)}."
-      )
+    check_choice("debias.guide", self.form, FORMS)
 
     def linear(features: int, name: str) -> nn.Dense:
       return nn.Dense(features, kernel_init=torch_default, name=name)

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from avs_jax.errors import InputError
+from avs_jax.errors import check_choice
 from avs_jax.fusion.damf import DAMF, LIMIT
 from avs_jax.fusion.snrp import SNRP
 from avs_jax.layers import Conv, Dtype, he_fan_in, resize_bilinear
@@ -48,8 +48,7 @@ class Stage(nn.Module):
     present: Bool[Array, "B T"] | None = None,
   ) -> tuple[Float[Array, "B T h w D"], Float[Array, "B T h w D"]]:
     """What the stage has fused, F'_a->v + F'_v->a, and F'_a; both zero where a second is not `present`."""
-    if self.snrp not in PLACES:
-      raise InputError(f"model.snrp={self.snrp!r} is not known; choose one of {', '.join(PLACES)}.")
+    check_choice("model.snrp", self.snrp, PLACES)
     keep = None if present is None else present[:, :, None, None, None].astype(vis.dtype)
     if self.snrp == "none":
       heard = resize_bilinear(aud, vis.shape[2:4], align_corners=False)  # [B, T, h, w, D]

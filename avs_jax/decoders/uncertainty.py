@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from avs_jax.attention import MultiHeadAttention
 from avs_jax.decoders.fpn import MaskHead
-from avs_jax.errors import InputError
+from avs_jax.errors import check_choice
 from avs_jax.layers import Dtype, LayerNorm
 
 EPSILON = 1e-6  # RAVS, equation 11
@@ -111,11 +111,8 @@ class UncertaintyDecoder(nn.Module):
   temporal: bool = True
 
   def setup(self) -> None:
-    for key, allowed in (("form", FORMS), ("span", SPANS)):
-      if getattr(self, key) not in allowed:
-        raise InputError(
-          f"model.uncertainty_{key}={getattr(self, key)!r} is not known; choose one of {', '.join(allowed)}."
-        )
+    check_choice("model.uncertainty_form", self.form, FORMS)
+    check_choice("model.uncertainty_span", self.span, SPANS)
     if self.temporal:
       self.norm = LayerNorm(1e-5, self.dtype)
       self.temporal_attn = MultiHeadAttention(math.gcd(self.width, self.heads), dtype=self.dtype)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from avs_jax.errors import InputError
+from avs_jax.errors import check_choice
 from avs_jax.fusion.snrp import keep_size
 from avs_jax.layers import DepthwiseConv, Dtype, LayerNorm, attend
 
@@ -157,12 +157,8 @@ class DAMF(nn.Module):
     present: Bool[Array, "B T"] | None = None,
   ) -> tuple[Float[Array, "B T h w D"], Float[Array, "B T h w D"]]:
     """F'_a->v and F'_v->a of equation 7."""
-    for key, value, allowed in (
-      ("damf", self.directions, DIRECTIONS),
-      ("interaction", self.interaction, INTERACTIONS),
-    ):
-      if value not in allowed:
-        raise InputError(f"model.{key}={value!r} is not known; choose one of {', '.join(allowed)}.")
+    check_choice("model.damf", self.directions, DIRECTIONS)
+    check_choice("model.interaction", self.interaction, INTERACTIONS)
 
     def stream(name: str, to: Array, of: Array) -> Array:
       if self.directions not in ("both", name):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from avs_jax.attention import MultiHeadAttention
-from avs_jax.errors import InputError
+from avs_jax.errors import check_choice
 from avs_jax.initial import xavier_uniform
 from avs_jax.layers import Dtype, LayerNorm, attend, gelu
 
@@ -81,8 +81,7 @@ class CrossModalMixer(nn.Module):
 
   @nn.compact
   def __call__(self, vis: Float[Array, "N h w D"], aud: Float[Array, "N D"]) -> Float[Array, "N h w D"]:
-    if self.form not in MIXERS:
-      raise InputError(f"model.mixer={self.form!r} is not a mixer; choose one of {', '.join(MIXERS)}.")
+    check_choice("model.mixer", self.form, MIXERS)
     count, rows, cols, width = vis.shape
 
     def dense(features: int, name: str, use_bias: bool) -> nn.Dense:

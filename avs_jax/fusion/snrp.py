@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from avs_jax.errors import InputError
+from avs_jax.errors import check_choice
 from avs_jax.initial import Initial
 from avs_jax.layers import Conv, Dtype, resize_bilinear
 
@@ -39,9 +39,7 @@ class SNRP(nn.Module):
 
   def setup(self) -> None:
     for key, allowed in (("selectors", SELECTORS), ("channel_gate", CHANNEL_GATES)):
-      value = getattr(self, key)
-      if value not in allowed:
-        raise InputError(f"model.{key}={value!r} is not known; choose one of {', '.join(allowed)}.")
+      check_choice(f"model.{key}", getattr(self, key), allowed)
     self.spread_conv = Conv(self.width, padding=1, dtype=self.dtype, kernel_init=keep_size)
     if self.selectors != "spatial":
       hidden = max(8, self.width // self.reduction)  # in narrow networks some units must be open

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import flax.linen as nn
 from flax.core import FrozenDict
 
-from avs_jax.errors import InputError
+from avs_jax.errors import InputError, check_choice
 from avs_jax.systems.active_queries import ActiveQueries
 from avs_jax.systems.avsbench import AVSBench
 from avs_jax.systems.avsegformer import AVSegFormer
@@ -29,8 +29,7 @@ def build(name: str, **overrides) -> nn.Module:
   Raises:
     InputError: unknown system or key; the message lists those that exist.
   """
-  if name not in SYSTEMS:
-    raise InputError(f"model.system={name!r} is not a system; choose one of {', '.join(NAMES)}.")
+  check_choice("model.system", name, SYSTEMS)
   system = SYSTEMS[name]
   known = {field.name for field in dataclasses.fields(system)} - {"parent", "name"}
   unknown = sorted(set(overrides) - known)

@@ -11,7 +11,7 @@ from avs_jax.decoders import query_maps
 from avs_jax.decoders.masked_decoder import MaskedDecoder
 from avs_jax.decoders.multi_scale_decoder import MultiScaleDecoder
 from avs_jax.decoders.pixel_decoder import CHANNELS_PER_GROUP
-from avs_jax.errors import InputError
+from avs_jax.errors import InputError, check_choice
 from avs_jax.fusion.semantic_queries import Perception, dilate, released_marks
 from avs_jax.initial import torch_default
 from avs_jax.systems.system import Scene, System
@@ -67,9 +67,7 @@ class ActiveQueries(System):
 
   def setup(self) -> None:
     for key, allowed in (("mode", MODES), ("interaction", INTERACTIONS)):
-      value = getattr(self, key)
-      if value not in allowed:
-        raise InputError(f"model.{key}={value!r} is not known; choose one of {', '.join(allowed)}.")
+      check_choice(f"model.{key}", getattr(self, key), allowed)
     if self.width % CHANNELS_PER_GROUP or self.width % self.heads:
       needs = f"a multiple of {CHANNELS_PER_GROUP} and of its {self.heads} heads"
       raise InputError(f"model.width={self.width}: active_queries needs {needs}.")

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, UInt8
 from avs_jax import encoders
 from avs_jax.decoders.fpn import ASPP, FeatureFusion
 from avs_jax.decoders.uncertainty import UncertaintyDecoder
-from avs_jax.errors import InputError
+from avs_jax.errors import InputError, check_choice
 from avs_jax.fusion.group_merge import CrossMerge, GroupMerge, agreement
 from avs_jax.systems.system import Scene, System
 from avs_jax.types import AnyArray, Outputs
@@ -72,8 +72,7 @@ class RAVS(System):
       if getattr(self, key) < least:
         raise InputError(f"model.{key}={getattr(self, key)} is too small; give at least {least}.")
     for key, allowed in (("merge", ("groups", "cells")), ("merge_of", ("heard", "seen"))):
-      if getattr(self, key) not in allowed:
-        raise InputError(f"model.{key}={getattr(self, key)!r} is not known; choose {' or '.join(allowed)}.")
+      check_choice(f"model.{key}", getattr(self, key), allowed)
     super().__post_init__()
 
   def setup(self) -> None:

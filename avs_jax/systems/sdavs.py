@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from avs_jax.decoders.progressive import PLACES, FullyConnectedHead, ProgressiveDecoder
-from avs_jax.errors import InputError
+from avs_jax.errors import InputError, check_choice
 from avs_jax.fusion.damf import DIRECTIONS, INTERACTIONS
 from avs_jax.fusion.snrp import CHANNEL_GATES, SELECTORS, keep_size
 from avs_jax.layers import Conv, he_fan_in
@@ -55,9 +55,7 @@ class SDAVS(System):
       ("damf", DIRECTIONS),
       ("interaction", INTERACTIONS),
     ):
-      value = getattr(self, key)
-      if value not in allowed:
-        raise InputError(f"model.{key}={value!r} is not known; choose one of {', '.join(allowed)}.")
+      check_choice(f"model.{key}", getattr(self, key), allowed)
     if self.width % self.heads:
       raise InputError(f"model.width={self.width}: sdavs needs a multiple of its {self.heads} heads.")
     super().__post_init__()

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Shaped, UInt8
 
 from avs_jax import encoders
 from avs_jax.encoders.raw_sound import upsample
-from avs_jax.errors import InputError
+from avs_jax.errors import InputError, check_choice
 from avs_jax.layers import resize_bilinear
 from avs_jax.types import SAMPLE_RATE_HZ, AnyArray, Outputs, Sound, Stereo
 
@@ -87,9 +87,7 @@ class System(nn.Module):
       ("audio", encoders.AUDIO),
       ("dtype", ("float32", "bfloat16")),
     ):
-      value = getattr(self, key)
-      if value not in allowed:
-        raise InputError(f"model.{key}={value!r} is not known; choose one of {', '.join(allowed)}.")
+      check_choice(f"model.{key}", getattr(self, key), allowed)
     if self.num_classes < 1:
       raise InputError(
         f"model.num_classes={self.num_classes} is not a number of classes; give 1 for binary masks."

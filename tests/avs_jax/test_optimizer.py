@@ -140,9 +140,11 @@ def test_steps_fall_at_shares_of_the_whole_run_even_inside_the_warm_up():
 
 
 def test_unknown_rules_are_refused():
-  with pytest.raises(InputError, match="optimizer.name='lamb' is unknown; choose one of adam, .*sgd"):
+  with pytest.raises(InputError, match="optimizer.name='lamb' is not known; choose one of adam, .*sgd"):
     optimizers.build(settings(name="lamb"), schedule(), 10, 1)
-  with pytest.raises(InputError, match="schedule.decay='linear' is unknown; choose one of constant, cosine"):
+  with pytest.raises(
+    InputError, match="schedule.decay='linear' is not known; choose one of constant, cosine"
+  ):
     optimizers.learning_rate(settings(), schedule(decay="linear"), 10)
 
 

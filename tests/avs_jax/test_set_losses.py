@@ -231,6 +231,6 @@ def test_the_loss_of_a_set_needs_a_system_that_predicts_one_and_a_form_that_exis
   with pytest.raises(InputError, match="predicts no set; set it to 0 or choose 'active_queries'"):
     losses.objective(PAPER)(Outputs(logits=np.zeros((2, 2, 8, 8, 1))), make_batch(halves()))
   with pytest.raises(
-    InputError, match="loss.queries_form: 'soft' is not known; choose one of paper, released"
+    InputError, match="loss.queries_form='soft' is not known; choose one of paper, released"
   ):
     losses.objective({**PAPER, "queries_form": "soft"})

@@ -228,7 +228,7 @@ def test_the_first_step_that_is_not_finite_is_named_with_its_clips():
     ({"schedule.accumulate": 0}, "schedule.accumulate=0 must divide"),
     ({"eval.metric": "fpr"}, "eval.metric='fpr' cannot choose the best checkpoint; use one of iou_frame"),
     ({"eval.conditions": ("positive", "thunder")}, "eval.conditions: 'thunder' is not a sound"),
-    ({"optimizer.name": "lion"}, "optimizer.name='lion' is unknown; choose one of adam"),
+    ({"optimizer.name": "lion"}, "optimizer.name='lion' is not known; choose one of adam"),
     ({"optimizer.frozen": ("audio",)}, "no parameter lies under 'audio'; the model has .*audio_encoder"),
     ({"optimizer.multipliers": {"hed": 0.1}}, "no parameter lies under 'hed'"),
     ({"optimizer.freeze_epochs": {"hed": 1}}, "no parameter lies under 'hed'"),

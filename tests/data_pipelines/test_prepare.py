@@ -47,6 +47,6 @@ def test_a_folder_to_write_to_is_needed(config, output):
 def test_an_unknown_form_is_refused_before_anything_is_written(config, tmp_path):
   with config.unlocked():
     config.prepare.form = "zip"
-  with pytest.raises(InputError, match="prepare.form='zip' is unknown; choose array_record or layout"):
+  with pytest.raises(InputError, match="prepare.form='zip' is not known; choose one of array_record, layout"):
     prepare(config, str(tmp_path / "out"))
   assert not (tmp_path / "out").exists()

@@ -103,7 +103,7 @@ def test_published_negatives_need_the_published_layout_and_a_known_word(config):
     sounds.published(config, source, "noise")
   assert sounds.published(config, source, "silence") is None
   config.eval.negative_audio = "x"
-  with pytest.raises(InputError, match="choose drawn, published or any"):
+  with pytest.raises(InputError, match="choose one of drawn, published, any"):
     sounds.published(config, source, "noise")
 
 

@@ -330,7 +330,10 @@ def test_settings_that_mean_nothing_are_refused_by_name():
     ({"layers": "last"}, "debias.contrast_layers='last' is not known; choose one of every, map"),
     ({"operation": "add"}, "debias.contrast_operation='add' is not known; choose one of subtract, product"),
     ({"alpha": -1.0}, "debias.contrast_alpha=-1.0 is negative"),
-    ({"schedule": "cosine"}, "debias.contrast_schedule='cosine' is unknown; choose one of constant, linear"),
+    (
+      {"schedule": "cosine"},
+      "debias.contrast_schedule='cosine' is not known; choose one of constant, linear",
+    ),
     ({"steps": 0}, "debias.contrast_steps=0 must be at least 1"),
     ({"beta_end": 1.0}, "contrast_beta_end=1.0 must rise and lie between 0 and 1"),
   ):

@@ -173,7 +173,7 @@ def test_the_joint_guide_drops_hidden_units_in_training_only():
 
 
 def test_an_unknown_guide_is_refused_with_the_list_of_guides():
-  with pytest.raises(InputError, match="debias.guide='cosin' is not a guide; choose none or one of cosine,"):
+  with pytest.raises(InputError, match="debias.guide='cosin' is not known; choose one of cosine,"):
     Similarity("cosin").apply({}, AUD, VIS)
 
 

@@ -104,5 +104,5 @@ def test_permuting_pixels_permutes_the_map_and_gradients_reach_every_parameter(f
 
 
 def test_an_unknown_mixer_is_refused_with_the_known_ones():
-  with pytest.raises(InputError, match="'open' is not a mixer; choose one of released, paper"):
+  with pytest.raises(InputError, match="model.mixer='open' is not known; choose one of released, paper"):
     mixer("open", normal((1, 1, 1, 4)), normal((1, 4)))

@@ -275,7 +275,7 @@ def test_the_ablations_baseline_has_cells_for_groups_and_no_attention_in_time():
     {"params": shapes},
   )
   assert [x.shape for x in found] == [(2, 2, 32, 32, 1), (2, 2, 2, 2), (2, 2, 4)]
-  with pytest.raises(InputError, match="model.merge='rows' is not known; choose groups or cells"):
+  with pytest.raises(InputError, match="model.merge='rows' is not known; choose one of groups, cells"):
     build(merge="rows")
-  with pytest.raises(InputError, match="model.merge_of='both' is not known; choose heard or seen"):
+  with pytest.raises(InputError, match="model.merge_of='both' is not known; choose one of heard, seen"):
     build(merge_of="both")

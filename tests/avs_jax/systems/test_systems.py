@@ -28,7 +28,7 @@ def test_every_system_is_a_system_with_defaults_of_its_own(name):
 
 
 def test_an_unknown_system_is_refused_with_the_list_of_systems():
-  with pytest.raises(InputError, match="model.system='avsbanch' is not a system; choose one of avsbench"):
+  with pytest.raises(InputError, match="model.system='avsbanch' is not known; choose one of avsbench"):
     systems.build("avsbanch")
 
 
