@@ -204,7 +204,7 @@ def test_levels_that_do_not_cover_the_cells_are_refused():
     module.apply(variables, query, reference, value, ((4, 6), (1, 5)))
   with pytest.raises(InputError, match="3 numbers; give 2"):
     module.apply(variables, query, jnp.zeros((2, 5, 2, 3)), value, SIZES)
-  with pytest.raises(InputError, match="'fast'; choose one of packed, plain"):
+  with pytest.raises(InputError, match="model.sampling='fast' is not known; choose one of packed, plain"):
     MSDeformAttn(**SMALL, form="fast").apply(variables, query, reference, value, SIZES)
 
 

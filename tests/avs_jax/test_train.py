@@ -232,7 +232,7 @@ def test_the_first_step_that_is_not_finite_is_named_with_its_clips():
     ({"optimizer.frozen": ("audio",)}, "no parameter lies under 'audio'; the model has .*audio_encoder"),
     ({"optimizer.multipliers": {"hed": 0.1}}, "no parameter lies under 'hed'"),
     ({"optimizer.freeze_epochs": {"hed": 1}}, "no parameter lies under 'hed'"),
-    ({"schedule.decay": "cosin"}, "schedule.decay='cosin' is unknown"),
+    ({"schedule.decay": "cosin"}, "schedule.decay='cosin' is not known"),
     ({"data.name": "s5"}, "data.name='s5' is not a data set"),
     ({"model.visual": "vit"}, "vit"),
     ({"model.tpavi_stage": (1,)}, "system avsbench has no setting tpavi_stage"),
