@@ -19,6 +19,8 @@ recipe (paper):
   paper         negative pairs and the cosine guide; AVSegFormer's loss gets a term with gradient on empty masks
   as_published  what the released code does: the guide reads the sound as AVSegFormer projects it, Dice alone (no
                 gradient on empty masks), silence and off-screen only, another front end for negatives
+  noised        ours: the paper's, and half of the sounds under noise 20 to -5 dB below them: noise alone is a negative,
+                a sound under noise is not
   grounded      ours: a calibrated guide cell by cell, in-batch mismatches as off-screen negatives, silence, noise and
                 made-up tones as decoys beside each clip's own sound, and the mask's probability times the guide's, in
                 training and in inference; no clip is given up, so masks learn from as many pairs as the prior's
@@ -38,6 +40,11 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
   "prior": {},
   "negatives": {"negatives": _TENTH},
   "paper": {"negatives": _TENTH, "debias": {"guide": "cosine"}},
+  "noised": {
+    "negatives": _TENTH,
+    "debias": {"guide": "cosine"},
+    "noising": {"mix_snr_db": (-5.0, 20.0), "share": 0.5},
+  },
   "as_published": {
     "negatives": {**_TENTH, "noise": 0.0, "front_end": "as_published"},
     "debias": {"guide": "cosine"},

@@ -1,4 +1,4 @@
-"""All five systems side by side: vanilla, robust and contrast, four sounds, clean and under noise, on a stand-in.
+"""All five systems side by side: vanilla, robust, noised and contrast, four sounds, clean and under noise, on a stand-in.
 
   python -m experiments.run --study=experiments/systems.py                   generated clips, one object (as S4)
   python -m experiments.run --study=experiments/systems.py:generated_multi   generated clips, several (as MS3)
@@ -8,6 +8,7 @@
 Rows of every system:
   vanilla    positive pairs only
   robust     10 % negative pairs and the cosine guide: the Robust paper's recipe
+  noised     the same, and half of the sounds under noise: ours, against falling silent under it
   contrast   positive pairs only, the uncertainty contrast of BiasAVS (`debias.contrast=uncertainty`)
 
 All have the same encoders, warm-up, clips and number of steps; each has its own paper's loss, and a decoder small
@@ -52,6 +53,7 @@ SMALL: dict[str, Changes] = {
 WAYS: dict[str, Changes] = {
   "vanilla": RECIPES["prior"],
   "robust": RECIPES["paper"],
+  "noised": RECIPES["noised"],
   "contrast": {"debias": {"contrast": "uncertainty"}},
 }
 _EVAL = {"pictures": 3, "noise_mix": {"kind": ("brown", "made_train"), "snr_db": (10.0, 0.0)}}
@@ -92,18 +94,18 @@ def get_study(arg: str = "generated") -> Study:
   lines = tuple(Line((name, way), f"{system}-{way}") for system, name in NAMES.items() for way in WAYS)
   return Study(
     name=f"systems_{arg}",
-    title=f"Five systems, three recipes: {arg.replace('_', ' ')}",
+    title=f"Five systems, four recipes: {arg.replace('_', ' ')}",
     rows=tuple(rows),
     tables=(
       Table(
         "systems",
-        "Five systems, three recipes: four sounds, and their own under noise",
+        "Five systems, four recipes: four sounds, and their own under noise",
         "conditions_mixed",
         ("system", "recipe"),
         lines,
       ),
     ),
     similarity=(),
-    frontier=tuple(f"{system}-robust" for system in NAMES),
+    frontier=tuple(f"{system}-{way}" for system in NAMES for way in ("robust", "noised")),
     pictures=tuple(f"{system}-robust" for system in NAMES),
   )
