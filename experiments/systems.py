@@ -1,4 +1,4 @@
-"""All five systems side by side: vanilla, robust, noised and contrast, four sounds, clean and under noise, on a stand-in.
+"""All five systems, four recipes each, side by side: four sounds, clean and under noise, on a stand-in.
 
   python -m experiments.run --study=experiments/systems.py                   generated clips, one object (as S4)
   python -m experiments.run --study=experiments/systems.py:generated_multi   generated clips, several (as MS3)
