@@ -135,8 +135,9 @@ def train_until(stop: "StopFlag", config: Any, workdir: str) -> TrainState:
   with contextlib.closing(feed.training(config, source, begin)) as batches, stop.postponed():
     for step in range(begin + 1, steps + 1):
       with book.waiting():
-        rows = mark(next(batches), source)
-        batch = meshes.put_batch(mesh, Batch(**rows))
+        rows = next(batches)
+      rows = mark(rows, source)  # asks the model's ear where marks are made of sounds: work, not waiting
+      batch = meshes.put_batch(mesh, Batch(**rows))
       state, figures = step_fn(state, batch, key)
       recent.append((step, rows["index"], figures))
       logs = step % config.log.every_steps == 0 or step in (begin + 1, steps)
