@@ -74,6 +74,9 @@ def alignment(outputs: Outputs, batch: Batch, *, truth: bool = False, **settings
     truth: masks say which groups are positive, and only annotated frames count: the ground-truth filter of RAVS's
       ablation, row 2 of its table 3.
     **settings: threshold, scale and temperature.
+
+  Raises:
+    InputError: the system makes no groups.
   """
   if outputs.group_agreement is None:
     raise InputError("loss.alignment: this system makes no groups; set it to 0 or choose 'ravs'.")

@@ -151,7 +151,11 @@ def _origin(mode: str, said: dict[str, str]) -> str:
 
 
 def config_and_workdir(values: flags.FlagValues) -> tuple[ConfigDict, str]:
-  """The config given, or the one that a run's folder or a weight file holds; and the folder to work in."""
+  """The config given, or the one that a run's folder or a weight file holds; and the folder to work in.
+
+  Raises:
+    InputError: no config is given, or `data.name` is no data set's.
+  """
   config = values["config"].value
   if config is None:
     raise InputError("--config is missing, e.g. --config=configs/quickstart.py.")

@@ -154,6 +154,9 @@ class MSDeformAttn(nn.Module):
 
   Attributes:
     form: "packed" or "plain", equal numbers (see `sample_packed`).
+
+  Raises:
+    InputError: unknown `form`.
   """
 
   width: int = 256
@@ -198,6 +201,9 @@ class MSDeformAttn(nn.Module):
       value: cells of all levels, row by row, levels one after the other.
       sizes: rows and columns of each level.
       padding: cells that are no part of the picture; they count as zero.
+
+    Raises:
+      InputError: `sizes` does not fit the levels or the cells, or a reference has neither 2 nor 4 numbers.
     """
     sizes = tuple((int(rows), int(cols)) for rows, cols in sizes)
     cells = sum(rows * cols for rows, cols in sizes)

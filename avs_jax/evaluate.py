@@ -281,7 +281,11 @@ def weights_to_judge(config: Any, model: Any, workdir: str) -> Mapping[str, Any]
 
 
 def weights_of_file(config: Any, weights: str) -> Mapping[str, Any]:
-  """The weights of a file with its config inside."""
+  """The weights of a file with its config inside.
+
+  Raises:
+    InputError: the model needs marks, which no file holds, or `bundle.load` refuses the file.
+  """
   from avs_jax import bundle
 
   if config.marks.kind != "none":

@@ -111,7 +111,11 @@ def load(path: str) -> jax.export.Exported:
 
 
 def check_weights(config: Any, model: nn.Module, variables: Mapping[str, Any], workdir: str) -> None:
-  """Refuses weights that are not of the model which the config describes."""
+  """Refuses weights that are not of the model which the config describes.
+
+  Raises:
+    InputError: an array is missing, too many, or of another shape.
+  """
   shapes, _ = abstract_variables(model, *example_inputs(config))
   wanted = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(shapes).items()}
   found = {path: np.shape(leaf) for path, leaf in traverse_util.flatten_dict(dict(variables)).items()}

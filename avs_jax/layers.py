@@ -74,6 +74,9 @@ class DepthwiseConv(nn.Module):
     form: "shift" (k*k multiply-adds, fast on CPU), "grouped" (XLA's grouped convolution), or "auto":
       shift on CPU, grouped elsewhere.
     padding: zeros on each side, or "SAME" (TensorFlow's rule).
+
+  Raises:
+    InputError: unknown `form`.
   """
 
   kernel: int = 3

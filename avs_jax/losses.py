@@ -299,7 +299,10 @@ _DEFAULTS: dict[str, Any] = {
 
 
 def settings(weights: Mapping[str, Any]) -> dict[str, Any]:
-  """The complete settings of `objective`: what is not given is off, or at its default. Refuses unknown names."""
+  """The complete settings of `objective`: what is not given is off, or at its default.
+
+  Raises: InputError for an unknown name or choice.
+  """
   unknown = sorted(set(weights) - set(_DEFAULTS))
   if unknown:
     raise InputError(f"loss: unknown setting {', '.join(unknown)}; known are {', '.join(sorted(_DEFAULTS))}.")
@@ -366,6 +369,8 @@ def objective(weights: Mapping[str, Any]) -> Callable[[Outputs, Batch], tuple[Ar
       `queries_weights` (focal, Dice, class), `queries_last` (weight of the last layer, the others have 1),
       `queries_drop` (chance that a well learned pair is dropped), `queries_targets` (most targets a frame).
       Which weights make up a paper's recipe is said in configs/.
+
+  Raises: InputError for an unknown name or choice; when computed, for no part, or one not made for such outputs.
   """
   chosen = settings(weights)
   calls: dict[str, Callable[[Outputs, Batch], Array]] = {

@@ -55,6 +55,9 @@ def join_hosts() -> None:
 
   JAX_COORDINATOR_ADDRESS is host:port of process 0, with JAX_NUM_PROCESSES and JAX_PROCESS_ID; the word
   "auto" leaves all three to the cluster (TPU pods, Slurm). Call it before anything else of jax.
+
+  Raises:
+    InputError: an address is given, and one of the other two is no whole number.
   """
   address = os.environ.get("JAX_COORDINATOR_ADDRESS")
   if address == "auto":

@@ -193,7 +193,7 @@ class Tally:
     self._rows.update(other._rows)
 
   def stacked(self) -> tuple[np.ndarray, np.ndarray, Any]:
-    """Keys [N, 2] (clip, second) in data-set order, counted [N], and the counts with N first."""
+    """Keys [N, 2] (clip, second) in data-set order, counted [N], counts with N first; raises `InputError` if empty."""
     if not self._rows or self._kind is None:
       raise InputError("there is no frame to score: the evaluation set is empty.")
     keys = sorted(self._rows)
@@ -265,13 +265,13 @@ def summarise(tally: Tally) -> dict[str, float | int | None]:
     iou_frame, iou_frame_nonempty: mean over frames (frames with an object) of intersection over union.
     f_max_batch20, f_max_batch20_nonempty: mean over runs of 20 frames of what `f_max_batch` gives; a run
       without any object scores 0, as published (is left out).
-    iou_dataset: sum of intersections over sum of unions.
-    f_max_dataset: `f_max_batch` of all frames at once.
+    iou_dataset: sum of intersections over sum of unions; f_max_dataset: `f_max_batch` of all frames at once.
     f_at_half: mean over frames with an object of F of p > 0.5.
-    fpr: mean share of active pixels; iou_frame_empty: of the others, i.e. IoU against the empty mask;
-      quiet_frames: share of frames without any active pixel.
+    fpr: mean share of active pixels; iou_frame_empty: of the others, i.e. IoU against the empty mask.
     iou_frame_floor, f_max_batch20_floor, f_max_dataset_floor: what an all-empty prediction gets.
-    frames, clips: how many were counted.
+    quiet_frames: share of frames without any active pixel; frames, clips: how many were counted.
+
+  Raises: InputError where no frame has a mask.
   """
   keys, counted, counts = tally.stacked()
   if not counted.any():
@@ -319,14 +319,14 @@ def summarise_classes(tally: Tally) -> dict[str, float | int | None]:
 
   Returns:
     *_class_frame: each frame gives an IoU (F) to every class it holds or is said to hold; averaged over those
-      frames, then over the classes met anywhere.
+      frames, then over the classes met anywhere. *_no_background: class 0 left out.
     *_class_dataset: intersections and unions (areas) of a class are summed over all frames first.
-    *_no_background: class 0 left out.
     *_class_frame_published: as AVSBench-semantic's code has it: padded and unannotated frames counted,
-      classes never met counted as 0; *_published_no_last: what that code prints as "without background" (it
-      leaves out the LAST class).
+      classes never met counted as 0; *_published_no_last: its "without background", which lacks the LAST class.
     fpr: mean share of pixels that are not background; quiet_frames: share of frames wholly background.
     classes_met: foreground classes met; frames, clips: how many were counted.
+
+  Raises: InputError where no frame has a mask.
   """
   keys, counted, counts = tally.stacked()
   if not counted.any():
@@ -373,7 +373,7 @@ def _checked(figures: Mapping[str, Any], needed: tuple[str, ...], whose: str) ->
 def global_scores(
   positive: Mapping[str, Any], negatives: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, float]:
-  """G-mIoU, G-F and G-FPR of the Robust paper, over all sounds at once.
+  """G-mIoU, G-F and G-FPR (`g_iou`, `g_f`, `g_fpr`) of the Robust paper, over all sounds at once.
 
   The negatives are averaged first: N = mean of their iou (f); G = 2 P (1 - N) / (P + 1 - N), 0 where P = 0
   and N = 1; G-FPR = mean of their fpr. On negatives iou and f are against the OBJECT'S mask: low is good.
@@ -383,7 +383,7 @@ def global_scores(
     negatives: {condition: {`iou`, `f`, `fpr`}}; published with silence, noise and offscreen.
       Fractions; any iou or f above 1 means that all iou and f are per cent, and so are `g_iou`, `g_f` then.
 
-  Returns: `g_iou`, `g_f`, `g_fpr`.
+  Raises: InputError for no negatives, a figure that is missing or no number >= 0, or two units.
   """
   if not negatives:
     raise InputError("global scores need at least one negative condition; give silence, noise and offscreen.")

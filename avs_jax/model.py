@@ -22,7 +22,11 @@ log = logging.getLogger(__name__)
 
 
 def build_model(config: Any) -> nn.Module:
-  """The system that `config.model` names, wrapped as `config.debias` says: contrast first, the guide outside."""
+  """The system that `config.model` names, wrapped as `config.debias` says: contrast first, the guide outside.
+
+  Raises:
+    InputError: an unknown system or setting, or a gate with the guide "euclidean".
+  """
   model = systems.build(**system_settings(config))
   if config.debias.contrast != "none":
     model = build_contrast(config, model)
@@ -237,7 +241,11 @@ def read_weights(path: str, name: str, settings: Mapping[str, Any]) -> dict[str,
 def place(
   variables: dict, loaded: Mapping[str, Any], prefix: tuple[str, ...], origin: str
 ) -> set[tuple[str, ...]]:
-  """Copies loaded variables into the model's, under `prefix`. Returns paths of the parameters that were given."""
+  """Copies loaded variables into the model's, under `prefix`. Returns paths of the parameters that were given.
+
+  Raises:
+    InputError: a variable that the model has not there.
+  """
   count, given = 0, set()
   for collection, tree in loaded.items():
     target = traverse_util.flatten_dict(variables.get(collection, {}))

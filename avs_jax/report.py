@@ -144,7 +144,10 @@ def commit() -> str:
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-  """Header and rows of the scoreboard: own sound, negatives, their mean, the floor, unseen sounds, globals."""
+  """Header and rows of the scoreboard: own sound, negatives, their mean, the floor, unseen sounds, globals.
+
+  Raises: InputError where there is no sound.
+  """
   scores = with_global(results)["global"]
   sounds = {name: results[name] for name in results if name not in ("global", "record")}
   if not sounds:
@@ -318,7 +321,7 @@ def write(
 
 
 def read(folder: str) -> dict[str, Any] | None:
-  """What scoreboard.json holds: {sound: figures}, "global" and "record"; None where there is no such file."""
+  """{sound: figures}, "global" and "record" of scoreboard.json; None if absent. Raises `InputError` if broken."""
   path = os.path.join(folder, "scoreboard.json")
   if not os.path.exists(path):
     return None
@@ -333,10 +336,11 @@ def compare(folder: str, scoreboards: Mapping[str, Any], *, show: bool = True) -
   """One row per run: own sound, active area under each negative sound, and the global scores.
 
   Args:
-    scoreboards: {name of the row: what `read` gives, or a list of such, one a seed}. Of several, mean and
-      standard deviation are shown. All must be measured on one data set.
+    scoreboards: {row's name: what `read` gives, or several, one a seed: their mean and standard deviation are shown}.
 
   Returns: {"md", "tex", "json": path} of comparison.* in `folder`.
+
+  Raises: InputError where there is nothing to compare, or scoreboards are of different data.
   """
   boards = {name: [each] if isinstance(each, Mapping) else list(each) for name, each in scoreboards.items()}
   every = [board for some in boards.values() for board in some]

@@ -47,6 +47,9 @@ def save_masks(
     array: [T, H, W], or [T, H, W, K] for `kind` "logits" of K classes.
 
   Returns: the file's path, `folder`/`condition`/`clip_id`.npz.
+
+  Raises:
+    InputError: unknown kind, or an array of another shape.
   """
   array = np.asarray(array)
   if kind not in _KINDS or array.ndim != 3 + (kind == "logits" and array.ndim == 4):

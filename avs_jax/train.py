@@ -50,7 +50,11 @@ def train(config: Any, workdir: str) -> TrainState:
 
 
 def train_until(stop: "StopFlag", config: Any, workdir: str) -> TrainState:
-  """`train`, which a signal may end."""
+  """`train`, which a signal may end.
+
+  Raises:
+    InputError, SystemExit(0): as of `train`.
+  """
   # --- setup
   check_settings(config)
   settings.refuse_other(config, workdir)
@@ -233,7 +237,11 @@ def check_finite(recent: deque[tuple[int, np.ndarray, dict]], source: Any) -> di
 def validate(
   config: Any, predict: Any, count: Any, variables: Mapping[str, Any], source: Any, mesh: Any, mark: Any
 ) -> dict[str, Any]:
-  """Figures of the validation split with its own sounds."""
+  """Figures of the validation split with its own sounds.
+
+  Raises:
+    InputError: `eval.metric` is not defined on these clips.
+  """
   from data_pipelines import feed
 
   batches = (mark(rows, source) for rows in feed.evaluation(config, source, Condition.POSITIVE))
@@ -265,7 +273,11 @@ class StopFlag:
 
 @contextlib.contextmanager
 def stop_signal() -> Iterator[StopFlag]:
-  """Makes SIGTERM end the run with status 0: between two steps, after saving, or at once outside the loop."""
+  """Makes SIGTERM end the run with status 0: between two steps, after saving, or at once outside the loop.
+
+  Raises:
+    SystemExit(0): SIGTERM came outside the loop.
+  """
   flag = StopFlag()
 
   def set_flag(number: int, frame: Any) -> None:

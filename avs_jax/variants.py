@@ -23,6 +23,10 @@ def train_all(config: Any, workdir: str) -> dict[str, dict]:
   is refused before any is trained.
 
   Returns: {variant: {condition: figures}}, {} for a config without variants.
+
+  Raises:
+    InputError: the folder holds a run of one config or other settings, or a variant sets an unknown key.
+    SystemExit(0): as of `train`.
   """
   from avs_jax.logbook import write_config
   from avs_jax.train import train

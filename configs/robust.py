@@ -74,7 +74,11 @@ def follow_recipe(config: ConfigDict, name: str) -> None:
 
 
 def get_config(arg: str = "") -> ConfigDict:
-  """`arg`: a system, a benchmark and a recipe, each at most once, joined by "-"."""
+  """`arg`: a system, a benchmark and a recipe, each at most once, joined by "-".
+
+  Raises:
+    InputError: a word is unknown, or the second of its kind.
+  """
   chosen: dict[str, str] = {}
   kinds = {"system": common.SYSTEMS, "benchmark": ("s4", "ms3"), "recipe": RECIPES}
   for word in filter(None, arg.split("-")):

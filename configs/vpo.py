@@ -26,7 +26,11 @@ NUM_CLASSES = 22
 
 
 def get_config(arg: str = "") -> ConfigDict:
-  """`arg`: a system, a subset and `binary`, each at most once, joined by "-"."""
+  """`arg`: a system, a subset and `binary`, each at most once, joined by "-".
+
+  Raises:
+    InputError: a word is unknown, or the second of its kind.
+  """
   chosen: dict[str, str] = {}
   kinds = {"system": common.SYSTEMS, "subset": SUBSETS, "masks": ("binary",)}
   for word in filter(None, arg.split("-")):

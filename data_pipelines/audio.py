@@ -121,7 +121,11 @@ def robust_log_mel(waveform: np.ndarray, rate: int, seconds: int = 5) -> Float[n
 
 
 def mono(waveform: np.ndarray) -> Float[np.ndarray, "S"]:
-  """float64 [S]: the mean over channels of [S] or [S, channels]; int16 becomes [-1, 1)."""
+  """float64 [S]: the mean over channels of [S] or [S, channels]; int16 becomes [-1, 1).
+
+  Raises:
+    InputError: samples of another type or shape, or not all of them finite.
+  """
   samples = np.asarray(waveform)
   if samples.dtype == np.int16:
     samples = samples / 32768
@@ -146,6 +150,9 @@ def resample(
   Args:
     filter: "resampy" gives the samples of resampy 0.4.3's kaiser_best to 1e-11, by one polyphase filter in
       place of its loop. "soxr" is near soxr's high quality: 0.01 at most in a standardised log-mel.
+
+  Raises:
+    InputError: a rate below 1 Hz, or a ratio of numbers above `MAX_RATIO`.
   """
   divisor = max(1, math.gcd(int(from_hz), int(to_hz)))
   up, down = int(to_hz) // divisor, int(from_hz) // divisor
@@ -227,7 +234,11 @@ def slaney_matrix() -> Float[np.ndarray, "513 64"]:
 
 
 def read_wav(path: str | Path) -> Float[np.ndarray, "S"]:
-  """A WAV file as mono float32 [S] at 16 kHz; any rate and channel count, PCM of 8 to 32 bits or floats."""
+  """A WAV file as mono float32 [S] at 16 kHz; any rate and channel count, PCM of 8 to 32 bits or floats.
+
+  Raises:
+    InputError: the file is missing, empty or broken, or of a format that is not read.
+  """
   path = Path(path)
   try:
     data = path.read_bytes()

@@ -71,7 +71,11 @@ class Entry:
 
 
 def subset_name(name: str) -> str:
-  """S4, MS3 or AVSS from any of the names in use."""
+  """S4, MS3 or AVSS from any of the names in use.
+
+  Raises:
+    InputError: no subset is called so.
+  """
   title = ALIASES.get(str(name).lower().replace("_", "-"))
   if title is None:
     raise InputError(f"{name!r} is no subset of AVSBench; choose s4 (V1S), ms3 (V1M) or avss (V2)")
@@ -93,7 +97,11 @@ def data_name(name: str) -> str:
 
 
 def find_home(root: str | Path, subset: str) -> Path:
-  """The folder that holds the subset's csv: `root` itself or its published folder inside `root`."""
+  """The folder that holds the subset's csv: `root` itself or its published folder inside `root`.
+
+  Raises:
+    InputError: the csv is in neither.
+  """
   root = Path(root).expanduser()
   for home in (root, root / HOMES[subset]):
     if (home / TABLES[subset]).is_file():
@@ -107,7 +115,11 @@ def find_home(root: str | Path, subset: str) -> Path:
 
 
 def read_rows(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
-  """The rows of a csv by column name."""
+  """The rows of a csv by column name.
+
+  Raises:
+    InputError: the csv cannot be read or lacks a column, or a value names no clip.
+  """
   try:
     with path.open(newline="", encoding="utf-8-sig") as file:
       reader = csv.DictReader(file)
@@ -133,7 +145,11 @@ def read_rows(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
 
 
 def entries(home: Path, subset: str, split: str) -> list[Entry]:
-  """The clips of a split in the order of the csv. Does not look whether their files exist."""
+  """The clips of a split in the order of the csv. Does not look whether their files exist.
+
+  Raises:
+    InputError: unknown split, broken csv, or no clip of the split.
+  """
   if split not in SPLITS:
     raise InputError(f"{split!r} is no split of {subset}; choose train, val or test")
   table = home / TABLES[subset]
@@ -178,6 +194,11 @@ def ms3(home: Path, split: str, row: dict, objects: frozenset) -> Entry:
 
 
 def avss(home: Path, split: str, row: dict, objects: frozenset) -> Entry:
+  """The clip of one row of AVSS's csv.
+
+  Raises:
+    InputError: the label is none of `AVSS_SECONDS`.
+  """
   name, label = row["uid"], row["label"]
   if label not in AVSS_SECONDS:
     raise InputError(f"{home / TABLES['AVSS']}: {name} has label={label!r}, expected v1s, v1m or v2")
@@ -226,7 +247,11 @@ def missing(files: Iterable[str], listing: dict[str, frozenset[str]] | None = No
 
 
 def class_names(home: Path) -> tuple[str, ...]:
-  """AVSS's 71 names by class, background first, from label2idx.json."""
+  """AVSS's 71 names by class, background first, from label2idx.json.
+
+  Raises:
+    InputError: the file is missing or broken, or does not number 71 classes.
+  """
   path = home / "label2idx.json"
   try:
     table = json.loads(path.read_text(encoding="utf-8"))
@@ -240,7 +265,11 @@ def class_names(home: Path) -> tuple[str, ...]:
 
 
 def stand_in(home: Path) -> dict | None:
-  """What the marker says of clips that are not the real data set's: titles by split, group by category."""
+  """What the marker says of clips that are not the real data set's: titles by split, group by category.
+
+  Raises:
+    InputError: the marker is damaged.
+  """
   path = home / MARKER
   if not path.exists():
     return None

@@ -47,6 +47,9 @@ def check(config: Any, workdir: str | Path = ".", *, read_files: bool = True) ->
   Returns the exit status: 0 where every clip of every split is there and readable, or no data set is asked
   for; 1 where something is missing or broken. With `read_files` every file is decoded, otherwise only looked
   for.
+
+  Raises:
+    InputError: the data are packed, `data.name` is unknown, or `data.root` does not hold that data set.
   """
   found: dict[str, Any] = {"surroundings": surroundings()}
   if not config.data.root:

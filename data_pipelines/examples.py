@@ -106,6 +106,10 @@ class Composer:
     empty_masks: negatives get empty masks (training); else they keep the object's (evaluation).
     seed: of noising and augmentation.
     decoys: makes a second sound for every row, one that belongs to no picture (training).
+
+  Raises:
+    InputError: a clip lacks the sound, log-mel or direction that is wanted.
+    BrokenDonor: a clip's donor cannot be read.
   """
 
   source: Any

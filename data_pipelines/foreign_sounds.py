@@ -82,7 +82,11 @@ def repeated(waveform: Float[np.ndarray, "S"]) -> Callable[[float], Blocks]:
 
 
 def looped(path: str, notes: list[str]) -> Callable[[float], Blocks]:
-  """A file's sound over and over, streamed."""
+  """A file's sound over and over, streamed.
+
+  Raises:
+    InputError: the file cannot be read, or has no sound track.
+  """
   track = media_streams.probe_sound(path, notes)
   if track is None:
     raise InputError(f"{path} has no sound track; give a file that has one.")

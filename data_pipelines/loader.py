@@ -28,7 +28,11 @@ DONOR_ATTEMPTS = 8
 
 
 class TrainingRow:
-  """Row k of this host's stream: reads the clip that was shuffled there, in the epoch that k falls in."""
+  """Row k of this host's stream: reads the clip that was shuffled there, in the epoch that k falls in.
+
+  Raises:
+    InputError: no clip can be read, too many cannot (`BROKEN_SHARE`), or as of `Composer`.
+  """
 
   def __init__(self, composer: Composer, host: int, hosts: int):
     self.composer, self.host, self.hosts = composer, host, hosts
@@ -197,7 +201,11 @@ def eval_batches(
 
 
 def rows_per_host(batch: int, host: int, hosts: int) -> int:
-  """This host's share of a batch."""
+  """This host's share of a batch.
+
+  Raises:
+    InputError: `hosts` does not divide the batch, or there is no such host.
+  """
   if batch < 1 or hosts < 1 or batch % hosts or not 0 <= host < hosts:
     raise InputError(
       f"a batch of {batch} clips cannot be shared by {hosts} hosts (this is host {host}); make it a multiple."
@@ -227,6 +235,9 @@ def check_state(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
   """Refuses to resume where the k-th batch would hold other clips than before.
 
   Hosts, threads and workers may differ: they do not change the batches.
+
+  Raises:
+    InputError: seed, batch size, data set or clips are others.
   """
   meaning = {
     "seed": "another seed",
@@ -298,6 +309,9 @@ def iterate(
     threads: batches made at once; 0 makes each when it is asked for.
     workers: processes, for machines with many cores; on two cores they gain nothing.
     about: `identity(...)`, to go into `state()`.
+
+  Raises:
+    InputError: a negative number.
   """
   if min(start_step, threads, workers) < 0:
     raise InputError(f"start_step={start_step}, threads={threads}, workers={workers}: none may be negative.")

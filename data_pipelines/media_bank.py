@@ -112,7 +112,11 @@ def write_bank(bank: Bank, cache: str | os.PathLike) -> pathlib.Path:
 
 @functools.lru_cache(maxsize=4)
 def load_bank(cache: pathlib.Path) -> Bank:
-  """Opens the bank in `cache`/bank; arrays stay on disk until read and are shared between processes."""
+  """Opens the bank in `cache`/bank; arrays stay on disk until read and are shared between processes.
+
+  Raises:
+    InputError: there is none, or it is broken or of another version.
+  """
   folder = pathlib.Path(cache) / "bank"
   if not (folder / "manifest.json").is_file():
     raise InputError(

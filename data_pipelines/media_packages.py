@@ -121,7 +121,11 @@ def _unpack(names: list[str], target: pathlib.Path) -> None:
 
 
 def unpack_file(package: pathlib.Path, target: pathlib.Path) -> None:
-  """Unpacks one .deb file into `target` and checks each file against the sums the package carries."""
+  """Unpacks one .deb file into `target` and checks each file against the sums the package carries.
+
+  Raises:
+    InputError: it is no whole package, or a file does not match its sum.
+  """
   control = target.parent / f"{package.name}.control"
   for command in (["--extract", package, target], ["--control", package, control]):
     done = subprocess.run(["dpkg-deb", *command], capture_output=True, text=True, check=False)
@@ -148,7 +152,11 @@ def unpack_file(package: pathlib.Path, target: pathlib.Path) -> None:
 
 @functools.lru_cache(maxsize=4)
 def read_archive(path: pathlib.Path) -> dict[str, bytes]:
-  """All files of an archive inside a package, by their path in it: Qt resources (.rcc), OpenTTD sounds (.cat)."""
+  """All files of an archive inside a package, by their path in it: Qt resources (.rcc), OpenTTD sounds (.cat).
+
+  Raises:
+    InputError: it cannot be read, or is no whole archive.
+  """
   try:
     parse = _parse_sounds if path.suffix == ".cat" else _parse_resources
     return parse(path.read_bytes())

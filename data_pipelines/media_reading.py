@@ -30,7 +30,11 @@ VAL_SECONDS = 6.0  # else a recording this long gives its last fifth
 
 
 class _Files:
-  """Files of the packages, by the catalogue's `source:path`."""
+  """Files of the packages, by the catalogue's `source:path`.
+
+  Raises:
+    InputError: a package lacks files that the catalogue names.
+  """
 
   def __init__(self, sources: dict, cache: pathlib.Path):
     self._sources, self._cache = sources, cache
@@ -170,7 +174,11 @@ def _as_split(item: Item, split: str, array: np.ndarray | None = None, note: str
 
 
 def read_picture(data: bytes, name: str, rsvg: media_packages.Program) -> Image.Image:
-  """Decodes a picture; drawings (.svg) are painted with their longest side PICTURE_SIDE pixels."""
+  """Decodes a picture; drawings (.svg) are painted with their longest side PICTURE_SIDE pixels.
+
+  Raises:
+    InputError: it cannot be decoded.
+  """
   try:
     if name.endswith(".svg"):
       with tempfile.NamedTemporaryFile(suffix=".svg") as file:
@@ -204,7 +212,11 @@ def shrink(picture: Image.Image, side: int, of) -> Image.Image:
 
 
 def decode_audio(data: bytes, name: str) -> np.ndarray:
-  """float32 [S] mono at 16 kHz of an audio file in memory."""
+  """float32 [S] mono at 16 kHz of an audio file in memory.
+
+  Raises:
+    InputError: it cannot be decoded.
+  """
   try:
     with av.open(io.BytesIO(data)) as container:
       resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE_HZ)

@@ -239,6 +239,9 @@ class Negatives:
     Args:
       own: the clip's own waveform, returned as it is for a positive pair.
       donor: the donor's waveform, for an off-screen pair; cut, or filled up with silence, to length.
+
+    Raises:
+      ValueError: an off-screen pair without its donor's waveform.
     """
     samples = len(own)
     if pair.condition == SILENCE:

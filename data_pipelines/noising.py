@@ -32,14 +32,16 @@ class Diffusion:
   """Forward diffusion in closed form: x_t = sqrt(s_t) x + sqrt(1 - s_t) e, where s_t = prod(1 - beta).
 
   "Unveiling and mitigating bias in audio visual segmentation", equation 12.
-  Deviation: the paper's beta is constant; its released code runs linear from 1e-4 to 0.02 over 100 steps and
-    so
-  keeps 60 % of the signal at the last; the default is linear over 1000 steps, which keeps 0.6 %.
+  Deviation: the paper's beta is constant; its released code runs linear from 1e-4 to 0.02 over 100 steps and so
+    keeps 60 % of the signal at the last; the default is linear over 1000 steps, which keeps 0.6 %.
 
   Attributes:
     schedule: how beta grows: linear or quadratic (linear in its root) from start to end, constant at `end`,
       or cosine, where the kept signal s_t is a squared cosine.
     steps: number of steps; step 0 is the clean sound.
+
+  Raises:
+    InputError: settings that make no schedule, or a step outside it.
   """
 
   schedule: str = "linear"
@@ -91,7 +93,10 @@ def _kept(diffusion: Diffusion) -> np.ndarray:
 
 
 def coloured_noise(rng: np.random.Generator, samples: int, colour: str) -> np.ndarray:
-  """float32 [samples] of unit mean square; "coloured" draws the exponent of 1 / f ** k too."""
+  """float32 [samples] of unit mean square; "coloured" draws the exponent of 1 / f ** k too.
+
+  Raises: InputError for an unknown colour.
+  """
   if colour not in COLOURS:
     raise InputError(f"noise colour {colour!r} is unknown; choose from {', '.join(COLOURS)}.")
   exponent = rng.uniform(*RANDOM_EXPONENT) if colour == "coloured" else EXPONENTS[colour]
@@ -106,7 +111,10 @@ def coloured_noise(rng: np.random.Generator, samples: int, colour: str) -> np.nd
 
 
 def crop_noise(rng: np.random.Generator, recording: np.ndarray, samples: int) -> np.ndarray:
-  """float32 [samples]: a random stretch of a recording, which is repeated where it is too short."""
+  """float32 [samples]: a random stretch of a recording, which is repeated where it is too short.
+
+  Raises: InputError where the recording is empty.
+  """
   if len(recording) == 0:
     raise InputError("a noise recording is empty; remove it from the list.")
   start = int(rng.integers(max(len(recording) - samples, 0) + 1))

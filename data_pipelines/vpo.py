@@ -194,7 +194,11 @@ def read_pictures(entry: Entry) -> tuple[np.ndarray, np.ndarray]:
 
 
 def find_home(root: str | Path, subset: str) -> Path:
-  """The folder that holds the subset's csv."""
+  """The folder that holds the subset's csv.
+
+  Raises:
+    InputError: unknown subset, or its csv is not there.
+  """
   if subset not in SUBSETS:
     raise InputError(f"{subset!r} is no subset of VPO; choose one of {', '.join(SUBSETS)}")
   root, name, table = Path(root).expanduser(), TITLES[subset], f"{subset}_data_stereo.csv"
@@ -208,7 +212,11 @@ def find_home(root: str | Path, subset: str) -> Path:
 
 
 def find_sounds(home: Path) -> Path:
-  """The folder of VGGSound's files nearest to the subset's."""
+  """The folder of VGGSound's files nearest to the subset's.
+
+  Raises:
+    InputError: there is none.
+  """
   for folder in (home, *home.parents[:3]):
     for name in SOUNDS:
       if (folder / name).is_dir():
@@ -219,7 +227,11 @@ def find_sounds(home: Path) -> Path:
 
 
 def entries(home: Path, subset: str, split: str) -> list[Entry]:
-  """The clips of a split in the order of the csv. Does not look whether their files exist."""
+  """The clips of a split in the order of the csv. Does not look whether their files exist.
+
+  Raises:
+    InputError: unknown split, broken csv, no clip of the split, or no folder of sounds.
+  """
   if split not in files.SPLITS:
     raise InputError(f"{split!r} is no split of {TITLES[subset]}; choose train, val or test")
   table = home / f"{subset}_data_stereo.csv"

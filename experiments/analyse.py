@@ -223,6 +223,11 @@ def draw_cams(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+  """Analyses the run that the arguments name, and prints what was found.
+
+  Raises:
+    InputError: a number below 1, or as `analyse_run`.
+  """
   parser = argparse.ArgumentParser(
     "experiments.analyse", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )

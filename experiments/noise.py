@@ -282,6 +282,11 @@ def write(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+  """Judges, tables and draws what the arguments ask for.
+
+  Raises:
+    InputError: a number, a noise or a run that cannot be.
+  """
   parser = argparse.ArgumentParser(
     "experiments.noise", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )

@@ -58,6 +58,11 @@ def observe_run(workdir: str, output: str, clips: int, root: str = "") -> dict[s
 
 
 def main(arguments: list[str]) -> None:
+  """Observes the run that the arguments name, and prints what was found.
+
+  Raises:
+    InputError: a number below 1, or as `observe_run`.
+  """
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--workdir", required=True, help="folder of a trained run")
   parser.add_argument("--output", default="", help="folder to write to; default WORKDIR/observe")

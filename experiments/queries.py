@@ -47,6 +47,11 @@ PRINTED = {
 
 
 def get_study(arg: str = "generated") -> Study:
+  """The study on the data named `arg`.
+
+  Raises:
+    InputError: there are no such data.
+  """
   if arg not in SETTINGS:
     raise InputError(f"experiments/queries.py:{arg}: there is no such data; choose {', '.join(SETTINGS)}.")
   config, common = SETTINGS[arg]

@@ -92,6 +92,11 @@ SETTINGS: dict[str, tuple[str, tuple[Changes, ...]]] = {
 
 
 def get_study(arg: str = "generated") -> Study:
+  """The study on the data named `arg`.
+
+  Raises:
+    InputError: there are no such data.
+  """
   if arg not in SETTINGS:
     raise InputError(f"experiments/ravs.py:{arg}: there is no such data; choose {', '.join(SETTINGS)}.")
   config, common = SETTINGS[arg]

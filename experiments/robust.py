@@ -74,6 +74,11 @@ NAMES = {"avsbench": "AVSBench", "avsegformer": "AVSegFormer"}
 
 
 def get_study(arg: str = "generated") -> Study:
+  """The study on the data named `arg`.
+
+  Raises:
+    InputError: there are no such data.
+  """
   if arg not in SETTINGS:
     raise InputError(f"experiments/robust.py:{arg}: there is no such data; choose {', '.join(SETTINGS)}.")
   config, common, has_warmup, data = SETTINGS[arg]

@@ -66,6 +66,11 @@ DATA = {**{arg: "MS3" if "multi" in arg else "S4" for arg in systems.SETTINGS}, 
 
 
 def get_study(arg: str = "generated") -> Study:
+  """The study on the data named `arg`.
+
+  Raises:
+    InputError: there are no such data.
+  """
   if arg not in DATA:
     raise InputError(f"experiments/sdavs.py:{arg}: there is no such data; choose {', '.join(DATA)}.")
   if arg in systems.SETTINGS:

@@ -83,6 +83,11 @@ SETTINGS: dict[str, tuple[str, tuple[Changes, ...]]] = {
 
 
 def get_study(arg: str = "generated") -> Study:
+  """The study on the data that `arg` names.
+
+  Raises:
+    InputError: no data are called so.
+  """
   if arg not in SETTINGS:
     raise InputError(f"experiments/systems.py:{arg}: there is no such data; choose {', '.join(SETTINGS)}.")
   config, common_changes = SETTINGS[arg]

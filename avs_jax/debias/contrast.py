@@ -202,7 +202,11 @@ class Contrast(nn.Module):
     )
 
   def listen(self, sound: Sound, *, train: bool = False) -> Float[Array, "B T A"]:
-    """One embedding a second; where the log-mel is noised, the noised sound's behind it: [B, T, 2 A]."""
+    """One embedding a second; where the log-mel is noised, the noised sound's behind it: [B, T, 2 A].
+
+    Raises:
+      InputError: the log-mel is to be noised, and the system's audio encoder takes raw sound.
+    """
     audio = self.system.listen(sound, train=train)
     if self.strategy != "uncertainty" or self.choice("where") != "log_mel":
       return audio

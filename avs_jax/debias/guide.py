@@ -50,6 +50,9 @@ class Similarity(nn.Module):
   Attributes:
     form: one of `FORMS`.
     width: size of the common space of all but the two plain cosines.
+
+  Raises:
+    InputError: unknown `form`, or decoys for one that cannot take them (released, euclidean, concat).
   """
 
   form: str = "cosine"
@@ -134,6 +137,9 @@ class Guided(nn.Module):
       come from elsewhere (a switch for inference, reported apart); see `gated` and `emptied`.
     gate_training: multiply in training too, so that the masks' loss reads the product. Where the guide says no,
       the masks need not learn to say it again, and keep what they know of shape.
+
+  Raises:
+    InputError: `form` is "cosine_released", and the system does not project the sound.
   """
 
   system: Any

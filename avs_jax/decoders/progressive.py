@@ -26,6 +26,9 @@ class Stage(nn.Module):
     snrp: "before" the fusion, "after" it, or "none".
     selectors, channel_gate: see `SNRP`.
     damf, interaction, stc, stride, limit: see `DAMF`.
+
+  Raises:
+    InputError: unknown `snrp`.
   """
 
   width: int = 256

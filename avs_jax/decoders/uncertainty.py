@@ -100,6 +100,9 @@ class UncertaintyDecoder(nn.Module):
     form: see `weigh`.
     span: what uncertainty is scaled over, "frame" or "clip".
     temporal: False leaves out the attention in time, for ablations.
+
+  Raises:
+    InputError: unknown `form` or `span`.
   """
 
   num_classes: int = 1

@@ -210,6 +210,9 @@ class BEATs(nn.Module):
     num_classes: K, classes of `recognise`.
     with_classes: have the fine-tuned models' classifier, which the embedding does not need.
     remat: recompute the inside of each layer in the backward pass instead of storing it.
+
+  Raises:
+    InputError: no layer, or a width that is no multiple of `heads` and of `pos_groups`.
   """
 
   width: int = 768
@@ -256,7 +259,11 @@ class BEATs(nn.Module):
       self.predictor = nn.Dense(self.num_classes, dtype=self.dtype, kernel_init=torch_default)
 
   def front_end(self, waveform: Float[Array, "N S"]) -> Float[Array, "N time 128"]:
-    """Log energies of 128 mel bands in frames of 25 ms every 10 ms, brought to AudioSet's mean and spread."""
+    """Log energies of 128 mel bands in frames of 25 ms every 10 ms, brought to AudioSet's mean and spread.
+
+    Raises:
+      InputError: the sound is shorter than a patch.
+    """
     if waveform.shape[1] < WINDOW + (PATCH - 1) * HOP:
       raise InputError(
         f"beats: a sound of {waveform.shape[1]} samples is too short; give {WINDOW + (PATCH - 1) * HOP} or more "
@@ -277,6 +284,9 @@ class BEATs(nn.Module):
 
     Args:
       padded: tokens that are no sound; no other token sees them.
+
+    Raises:
+      InputError: the sound or the filterbank is smaller than a patch.
     """
     x = self.front_end(x) if x.ndim == 2 else x
     if min(x.shape[1:]) < PATCH:

@@ -36,6 +36,9 @@ class ConvPyramid(nn.Module):
   Attributes:
     width: channels of the finest map; the others have 2, 3 and 4 times as many. Even.
     remat: recompute each stage in the backward pass instead of storing its inside.
+
+  Raises:
+    InputError: `width` is odd or below 2.
   """
 
   width: int = 16

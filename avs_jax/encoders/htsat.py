@@ -38,6 +38,9 @@ class HTSAT(nn.Module):
     drop_path: rate of the last block; it rises from 0 linearly over all blocks.
     sample_rate_hz, hop, low_hz, high_hz: of the front end. LAION-CLAP: 48000, 480, 50, 14000.
     remat: recompute the inside of each block in the backward pass instead of storing it.
+
+  Raises:
+    InputError: a shape that no network can have, or a `side` that does not fit the bands or the last stage's cells.
   """
 
   width: int = 96
@@ -95,7 +98,11 @@ class HTSAT(nn.Module):
       )
 
   def front_end(self, waveform: Float[Array, "N S"]) -> Float[Array, "N time 64"]:
-    """Decibels of 64 mel bands, a frame every `hop` samples, the first and last centred on the ends."""
+    """Decibels of 64 mel bands, a frame every `hop` samples, the first and last centred on the ends.
+
+    Raises:
+      InputError: the sound is not longer than half a window.
+    """
     if waveform.shape[1] <= FFT // 2:
       raise InputError(
         f"htsat: a sound of {waveform.shape[1]} samples is too short; give more than {FFT // 2} at "
@@ -137,7 +144,11 @@ class HTSAT(nn.Module):
     return x
 
   def crops(self, x: Float[Array, "N S"] | Float[Array, "N time mel"]) -> list[Float[Array, "N time2 mel"]]:
-    """Decibels of the sound, in crops of half its length where it does not fit the square."""
+    """Decibels of the sound, in crops of half its length where it does not fit the square.
+
+    Raises:
+      InputError: the sound is too short for `front_end`, or has more than 2 * `frames` + 2 frames.
+    """
     x = self.front_end(x) if x.ndim == 2 else x
     time = x.shape[1]
     if time <= self.frames:

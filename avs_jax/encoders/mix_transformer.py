@@ -180,6 +180,9 @@ class MixTransformer(nn.Module):
     scan: run the equal blocks of a stage as one scanned block, whose parameters are stacked (`stack_blocks`):
       a quicker compilation, a slower step.
     depthwise: form of the depthwise convolution, see `layers.DepthwiseConv`.
+
+  Raises:
+    InputError: unknown `epsilons`, not one number a stage each, or dims that are no multiples of their heads.
   """
 
   dims: tuple[int, ...] = _LARGE

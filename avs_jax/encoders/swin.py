@@ -261,6 +261,9 @@ class Swin(nn.Module):
       the last, both branches. "constant" (Hugging Face 4.30, so bias_in_AVS): every block, attention only.
     dtype: compute dtype; parameters, norms and softmax stay float32.
     remat: recompute the inside of each block in the backward pass instead of storing it.
+
+  Raises:
+    InputError: an unknown rule, or a shape that no network can have.
   """
 
   width: int = 128

@@ -139,6 +139,9 @@ class DAMF(nn.Module):
     directions: "both", "audio_to_visual", "visual_to_audio" or "none" (table III, without DAMF).
     interaction: "multiply", "add" or "straight" (the attention's result alone), table VIII.
     stc, stride, limit: see `Guidance`.
+
+  Raises:
+    InputError: unknown `directions` or `interaction`.
   """
 
   heads: int = 8

@@ -73,6 +73,9 @@ class CrossModalMixer(nn.Module):
   trained with; "paper": F + F * w, as printed there and in the Robust paper (supplement, equation 10).
   Deviation: none for "released"; "paper" keeps the released linear map after the attention, which the
   formula leaves out.
+
+  Raises:
+    InputError: unknown form.
   """
 
   heads: int = 8

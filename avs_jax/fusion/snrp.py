@@ -29,6 +29,9 @@ class SNRP(nn.Module):
     width: D, channels of picture and sound.
     selectors: "both", "channel" (without the spatial feature selector) or "spatial" (without the channel's).
     reduction: factor by which the channel gate's hidden layer is narrower.
+
+  Raises:
+    InputError: unknown `selectors` or `channel_gate`.
   """
 
   width: int = 256

@@ -53,7 +53,11 @@ def command(
 
 
 def tell(failed: Mapping[str, str], count: int, output: str) -> None:
-  """Says how many of `count` inputs are done, names those that failed, and exits with status 1 if there are any."""
+  """Says how many of `count` inputs are done, and names those that failed.
+
+  Raises:
+    SystemExit(1): there are failed inputs.
+  """
   log.info("%d of %d inputs are in %s", count - len(failed), count, output)
   if failed:
     print(f"{len(failed)} of {count} inputs failed:", file=sys.stderr)

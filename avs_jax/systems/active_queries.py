@@ -39,6 +39,9 @@ class ActiveQueries(System):
     adapters: bottlenecks in both decoders, and in the visual encoder where it can have them.
     head_classes: classes of the head, "nothing" not counted; 0: `num_classes`, released 150.
     sampling: "packed" or "plain", equal numbers, see `deformable.sample_packed`.
+
+  Raises:
+    InputError: unknown `mode` or `interaction`, or a `width` that is no such multiple.
   """
 
   READS_MARKS = True
@@ -119,6 +122,9 @@ class ActiveQueries(System):
 
     Args:
       marks: 1 where a second holds the class or cluster of a query, else 0; None opens all queries.
+
+    Raises:
+      InputError: `marks` has another shape.
     """
     shape = (*projected.shape[:2], self.num_queries)
     if marks is not None and marks.shape != shape:

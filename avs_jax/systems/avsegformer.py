@@ -26,6 +26,9 @@ class AVSegFormer(System):
     dropout: of the pixel and the query decoder.
     mixer: "released" (gate) or "paper" (residual formula), see `CrossModalMixer`.
     sampling: "packed" or "plain", equal numbers, see `deformable.sample_packed`.
+
+  Raises:
+    InputError: `width` is no such multiple.
   """
 
   width: int = 256

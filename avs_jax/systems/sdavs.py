@@ -34,6 +34,9 @@ class SDAVS(System):
     damf: "both", "audio_to_visual", "visual_to_audio" (table VI), "none" (table III).
     stc: whether DAMF has its enhancer (table VI).
     interaction: "multiply", "add", "straight" (table VIII).
+
+  Raises:
+    InputError: `sound_map` is "log_mel" for an encoder that hears samples, or a map, while sounds are `stereo`.
   """
 
   width: int = 256

@@ -114,6 +114,9 @@ class System(nn.Module):
     Args:
       sound: VGGish examples or, for an encoder that takes them, samples at 16 kHz; both with a direction
         where the system is `stereo`.
+
+    Raises:
+      InputError: a direction where the system has no use for it, or none where it has; or as `hear`.
     """
     if self.stereo != isinstance(sound, Stereo):
       raise InputError(
@@ -126,7 +129,11 @@ class System(nn.Module):
     return self.hear(sound, train=train)
 
   def hear(self, sound: Sound, *, train: bool = False) -> Float[Array, "B T A"]:
-    """The audio encoder's embedding of each second of a mono sound."""
+    """The audio encoder's embedding of each second of a mono sound.
+
+    Raises:
+      InputError: not what the encoder takes, or its sample rate is no multiple of 16 kHz.
+    """
     flat = jnp.asarray(sound)
     clips, seconds = flat.shape[:2]
     if self.takes_waveform != (flat.ndim == 3):
@@ -183,7 +190,11 @@ class System(nn.Module):
     train: bool = False,
     marks: Float[AnyArray, "B T Q"] | None = None,
   ) -> Outputs:
-    """Everything after seeing and hearing, in a subclass; without one nothing is segmented."""
+    """Everything after seeing and hearing, in a subclass; without one nothing is segmented.
+
+    Raises:
+      InputError: the class has no `decode` of its own.
+    """
     raise InputError(f"{type(self).__name__} only sees and hears; build one of the systems by name.")
 
   def paint(self, outputs: Outputs) -> Outputs:

@@ -184,7 +184,11 @@ async def refused(request: Request, error: Exception) -> Response:
 
 
 def check_length(request: Request, most_mb: float) -> None:
-  """The server reads no more than a request announces, so what it announces is what it may be."""
+  """The server reads no more than a request announces, so what it announces is what it may be.
+
+  Raises:
+    Refused: no length is said, or too great a one.
+  """
   length = request.headers.get("content-length", "")
   if not length.isdecimal():
     raise Refused(411, "The upload must say its length.")
@@ -204,7 +208,11 @@ async def drain(request: Request) -> None:
 
 
 def read_form(form: FormData, shelf: Mapping[str, Sample]) -> dict[str, Any]:
-  """What is asked, as the work is given it; files are added by `keep`."""
+  """What is asked, as the work is given it; files are added by `keep`.
+
+  Raises:
+    Refused: an unknown choice or sample, or a file is missing.
+  """
   fields = {name: value for name, value in form.items() if isinstance(value, str)}
   given = {name for name, value in form.items() if isinstance(value, UploadFile) and value.filename}
   sound, every = fields.get("sound", "own"), fields.get("every", "second")

@@ -107,7 +107,11 @@ class Work:
     return {"video": "listen.mp4", "verdict": verdict}
 
   def open(self, ask: Mapping[str, Any]) -> Any:
-    """The video, if it is not too long or too large."""
+    """The video, if it is not too long or too large.
+
+    Raises:
+      InputError: it cannot be read, or is too long or too large.
+    """
     from data_pipelines import video
 
     # The visitor's name of the file is what figures and pictures are to say.

@@ -150,7 +150,7 @@ class Storage:
     return 2 if self.code == "bf16" else np.dtype(self.code).itemsize
 
   def numbers(self, code: str | None = None) -> np.ndarray:
-    """All numbers on one axis, without a copy, bfloat16 as its bits; `code` gives untyped bytes a type."""
+    """All numbers on one axis, not copied, bfloat16 as bits, bytes as `code`. Raises DamagedError if too few."""
     if self.root is not None:
       return self.root.numbers()[self.start : self.start + self.numel]
     if self.fetch is None:
@@ -182,7 +182,7 @@ class Tensor:
     pass  # attributes hung on a tensor, such as a parameter's name
 
   def array(self) -> np.ndarray:
-    """The values; a view of the file where the type allows, float32 for bfloat16."""
+    """The values; a view where the type allows, float32 for bfloat16. Raises DamagedError if not all in storage."""
     numbers = self.storage.numbers(self.code)
     if len(self.shape) != len(self.stride) or min((self.offset, *self.shape, *self.stride)) < 0:
       raise DamagedError("a tensor's shape and strides disagree")
@@ -214,7 +214,7 @@ class Array:
     self.shape, self.order = tuple(int(n) for n in shape), "F" if is_fortran else "C"
 
   def array(self) -> np.ndarray:
-    """The values, a view of the pickle's bytes."""
+    """The values, a view of the pickle's bytes; raises DamagedError if they are no plain numbers."""
     if not isinstance(self.kind, DType) or not isinstance(self.raw, (bytes, bytearray, str)):
       raise DamagedError("an array of Python objects")
     raw = self.raw.encode("latin1") if isinstance(self.raw, str) else self.raw  # Python 2 wrote bytes as str
@@ -233,7 +233,7 @@ class DType:
     self.order = state[1] if state[1] in ("<", ">", "|", "=") else "="
 
   def dtype(self) -> np.dtype:
-    """The numpy dtype; anything but plain numbers is refused."""
+    """The numpy dtype; raises DamagedError for anything but plain numbers."""
     dtype = np.dtype(self.code) if self.code.lstrip("<>=|")[:1] in tuple("biufc?") else np.dtype(object)
     if dtype.kind not in "biufc":
       raise DamagedError("an array of Python objects")
@@ -329,7 +329,7 @@ class Reader(pickle.Unpickler):
     self.is_nested = is_nested
 
   def find_class(self, module: str, name: str) -> Any:
-    """The stand-in of a listed global; never imports anything."""
+    """The stand-in of a listed global; never imports anything. Raises RefusedError for any other."""
     if (module, name) == ("torch.storage", "_load_from_bytes") and not self.is_nested:
       return Constructor(_storage_from_bytes)
     if (module, name) not in ALLOWED:
@@ -337,7 +337,7 @@ class Reader(pickle.Unpickler):
     return ALLOWED[(module, name)]
 
   def persistent_load(self, pid: Any) -> Storage:
-    """A storage, from ("storage", type, key, device, number of elements, and in old files a view)."""
+    """A storage, from ("storage", type, key, device, size, in old files a view). Raises RefusedError, DamagedError."""
     if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] not in ("storage", b"storage"):
       raise RefusedError(f"the persistent object {str(pid)[:60]}")
     kind, key, numel = pid[1], str(pid[2]), int(pid[4])

@@ -122,7 +122,11 @@ class Packed:
     return clip
 
   def sound(self, index: int) -> np.ndarray:
-    """The clip's waveform; its pictures stay undecoded."""
+    """The clip's waveform; its pictures stay undecoded.
+
+    Raises:
+      InputError: the record cannot be read, or holds no sound.
+    """
     from data_pipelines.avsbench_tfds.avsbench_tfds_dataset_builder import sound_of
 
     wave = sound_of(self._read(index))
