@@ -6,7 +6,6 @@ about 1.5 times the training time and twice the FLOPs for theirs.
   python -m benchmarks.contrast --config=configs/ms3.py --output=docs/benchmark_contrast.md
 """
 
-import json
 import os
 import platform
 import statistics
@@ -23,6 +22,7 @@ from avs_jax import optimizer as optimizers
 from avs_jax.logbook import versions
 from avs_jax.model import build_model, build_objective, frozen_parts
 from avs_jax.step import TrainState, make_predict_step, make_train_step
+from benchmarks.in_turn import publish
 from benchmarks.system import compiled, example_batch, seconds_of
 
 _STRATEGIES = flags.DEFINE_list(
@@ -145,12 +145,7 @@ def main(arguments: list[str]) -> None:
   config: ConfigDict = given.config
   figures = measure(config, _STRATEGIES.value, given.batch, given.repeats)
   text = page(config, figures, given.batch, given.repeats)
-  print(text)
-  if given.output:
-    with open(given.output, "w") as file:
-      file.write(text)
-    with open(os.path.splitext(given.output)[0] + ".json", "w") as file:
-      json.dump(figures, file, indent=1)
+  publish(text, figures, given.output)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import jax
 from avs_jax.logbook import versions
 
 Figures = dict[str, dict[str, float]]
+BY_HAND = "<!-- written by hand from here on; the command keeps it -->"
 
 
 def cpu_seconds() -> float:
@@ -66,11 +67,21 @@ def flags(about: str | None, frames: int, repeats: int) -> argparse.Namespace:
   return parser.parse_args()
 
 
-def publish(text: str, results: Mapping[str, Any], output: str | None) -> None:
-  """Prints the page; writes it and its figures where `output` says."""
+def publish(text: str, results: Mapping[str, Any] | None, output: str | None) -> None:
+  """Prints the page; writes it where `output` says, and its figures, if any, beside it.
+
+  What follows the line `BY_HAND` in an older page stays.
+  """
   print(text)
-  if output:
-    with open(output, "w") as file:
-      file.write(text)
+  if not output:
+    return
+  kept = ""
+  if os.path.exists(output):
+    with open(output) as file:
+      _, mark, below = file.read().partition(BY_HAND)
+    kept = f"\n{mark}{below}" if mark else ""
+  with open(output, "w") as file:
+    file.write(text.rstrip("\n") + "\n" + kept)
+  if results is not None:
     with open(os.path.splitext(output)[0] + ".json", "w") as file:
       json.dump(results, file, indent=1)

@@ -24,6 +24,7 @@ from avs_jax.model import build_model, build_objective, starting_variables
 from avs_jax.optimizer import merge, split_trainable
 from avs_jax.step import forward
 from avs_jax.types import Batch
+from benchmarks.in_turn import publish
 from benchmarks.system import example_batch, seconds_of
 
 _FRAMES = flags.DEFINE_integer("frames", 20, "Frames matched in one call: four clips of five seconds.")
@@ -121,10 +122,7 @@ def main(arguments: list[str]) -> None:
   data = config.data
   title = f"{config.model.system}, {config.model.visual}, {clips} clip(s) of {data.seconds} x {data.size} px"
   text = page(sizes, measure_share(config, clips, repeats), _FRAMES.value, repeats, title)
-  print(text)
-  if flags.FLAGS["output"].value:
-    with open(flags.FLAGS["output"].value, "w") as file:
-      file.write(f"# Cost of matching\n\n{text}")
+  publish(f"# Cost of matching\n\n{text}", None, flags.FLAGS["output"].value)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from avs_jax.logbook import versions
 from avs_jax.model import build_model, example_inputs
 from avs_jax.own_video.film import Film
 from avs_jax.predict import Predictor
+from benchmarks.in_turn import publish
 
 FPS, RATE_HZ = 30, 48_000
 
@@ -104,12 +105,10 @@ def main(arguments: list[str]) -> None:
       rows.append((system, config, measure(config, video, seconds)))
       print(system, {key: round(value, 3) for key, value in rows[-1][2].items()}, flush=True)
   text = page(rows, seconds, height)
-  print(text)
-  if values["output"]:
-    said = f"{__doc__}".split("\n\n")[1].replace("\n", " ")
-    command = f"    python -m benchmarks.own_video --configs={values['configs']} --output={values['output']}"
-    with open(values["output"], "w") as file:
-      file.write(f"# What a second of one's own video costs\n\n{command}\n\n{said}\n\n{text}")
+  said = f"{__doc__}".split("\n\n")[1].replace("\n", " ")
+  command = f"    python -m benchmarks.own_video --configs={values['configs']} --output={values['output']}"
+  title = "# What a second of one's own video costs"
+  publish(f"{title}\n\n{command}\n\n{said}\n\n{text}", None, values["output"])
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ machines are noisy and shared.
   python -m benchmarks.system --config=configs/ms3.py --output=docs/benchmark_ms3.md
 """
 
-import json
 import os
 import platform
 import resource
@@ -29,6 +28,7 @@ from avs_jax.logbook import versions
 from avs_jax.model import build_model, build_objective, frozen_parts, starting_variables
 from avs_jax.step import TrainState, make_predict_step, make_train_step
 from avs_jax.types import SAMPLE_RATE_HZ, Batch
+from benchmarks.in_turn import publish
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/ms3.py", "What to measure.", lock_config=True)
 _BATCH = flags.DEFINE_integer("batch", 1, "Clips in a batch.")
@@ -223,18 +223,13 @@ def main(arguments: list[str]) -> None:
   config, clips, repeats = _CONFIG.value, _BATCH.value, _REPEATS.value
   figures = measure(config, clips, repeats)
   text = table(config, figures, clips, repeats)
-  print(text)
-  if _OUTPUT.value:
-    title = f"# Cost of {config.title or config.model.system}\n\n"
-    command = (
-      f"`python -m benchmarks.system --config={flags.FLAGS['config'].config_filename}`\n\n"
-      if hasattr(flags.FLAGS["config"], "config_filename")
-      else ""
-    )
-    with open(_OUTPUT.value, "w") as file:
-      file.write(title + command + text)
-    with open(os.path.splitext(_OUTPUT.value)[0] + ".json", "w") as file:
-      json.dump(figures, file, indent=1)
+  title = f"# Cost of {config.title or config.model.system}\n\n"
+  command = (
+    f"`python -m benchmarks.system --config={flags.FLAGS['config'].config_filename}`\n\n"
+    if hasattr(flags.FLAGS["config"], "config_filename")
+    else ""
+  )
+  publish(title + command + text, figures, _OUTPUT.value)
 
 
 if __name__ == "__main__":

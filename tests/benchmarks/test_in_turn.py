@@ -55,6 +55,15 @@ def test_the_page_is_shown_and_written_where_asked_with_its_figures(tmp_path, ca
     assert json.loads((tmp_path / "page.json").read_text()) == {"a": {"b": 1.5}}
 
 
+def test_what_was_written_by_hand_below_an_older_page_stays(tmp_path):
+  path = tmp_path / "page.md"
+  path.write_text(f"# Old\n\n{in_turn.BY_HAND}\n\nWhy it is so.\n")
+  for text in ("# New\n", "# Newer\n"):
+    in_turn.publish(text, None, str(path))
+    assert path.read_text() == f"{text}\n{in_turn.BY_HAND}\n\nWhy it is so.\n"
+  assert not (tmp_path / "page.json").exists()
+
+
 def test_the_conditions_name_machine_versions_and_load():
   said = in_turn.conditions(5)
   for part in (jax.devices()[0].device_kind, f"jax {jax.__version__}", "median of 5 calls", "load average"):
