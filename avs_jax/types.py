@@ -1,7 +1,8 @@
 """The two structures that travel through the program: `Batch` from the data, `Outputs` from a system.
 
 Axis letters, whole project: B clips, T seconds (frames), H W pixels, h w feature cells, C channels,
-D model width, A audio width, N tokens, Q queries, K classes, L levels, M heads, P points, G categories.
+D model width, A audio width, N tokens, Q queries, K classes, L levels, M heads, P points of
+a map or groups of cells, G categories.
 """
 
 from enum import IntEnum
