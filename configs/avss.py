@@ -15,9 +15,9 @@ every second epoch.
 `:active_queries` is that paper's recipe (Sun et al., ACM MM 2024, row AVSS, Swin-base: mIoU .4193, with the
 uncertainty strategy .4442): 384 px, AdamW with decay .01, 1e-3 and for the visual encoder's adapters 1e-4, the
 rest of that encoder frozen, 60 epochs, focal + Dice + class loss at every layer, well learned pairs dropped
-with p = .4. Marks come from K-means; the rows above had BEATs: --config.marks.kind=classifier
---config.marks.weights=BEATs_iter3_plus_AS2M_finetuned.pt. Start from Mask2Former on ADE20K:
---config.init.system=mask2former-swin-base-ade.safetensors. Batch: not printed, ours.
+with p = .4. Each epoch goes through V1S, then V2, then V1M. Marks come from K-means; the rows above had BEATs:
+--config.marks.kind=classifier --config.marks.weights=BEATs_iter3_plus_AS2M_finetuned.pt. Start from Mask2Former
+on ADE20K: --config.init.system=mask2former-swin-base-ade.safetensors. Batch: not printed, ours.
 
 `:ravs` is that paper's model and objective (Liu et al., CVPR 2025, row AVSS, PVT-v2-B5, VGGish: J .587, F .690,
 metric family not said): cross entropy + Dice + IoU of classes + 0.1 alignment. It gives no optimiser:

@@ -133,6 +133,7 @@ def get_config() -> ConfigDict:
   config.data.seconds = 5
   config.data.seed = 0  # of the stand-ins; the same clips for every config.seed
   config.data.clips = ConfigDict({"train": 296, "val": 8, "test": 16})  # stand-ins only
+  config.data.curriculum = ()  # parts in each epoch's order, ("v1s", "v2", "v1m"); () shuffles all together
   config.data.audio = "auto"  # wav, log_mel (published pickles), auto
   config.data.masks = "mended"  # mended, as_published
   config.data.annotated = "published"  # stand-ins: published (S4 trains on the first frame alone), all

@@ -74,6 +74,7 @@ class AVSBench:
     found = files.entries(self.home, self.subset, split)
     self.audio, self.entries = self._complete(found, audio, allow_missing)
     self.ids = tuple(entry.id for entry in self.entries)
+    self.parts = tuple(entry.group for entry in self.entries) if self.subset == "AVSS" else ()
     self.categories = self._categories(found, marker)
     known = {**KNOWN_GROUPS[self.subset], **(marker["broad"] if marker else {})}
     self.broad = tuple(known.get(name, groups.OTHER) for name in self.categories)

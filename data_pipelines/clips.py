@@ -65,7 +65,8 @@ def kinds_of(categories: Sequence[str], heard: np.ndarray) -> frozenset[str]:
 
 
 class Source(Protocol):
-  """A split of a data set. Where it knows them, `kinds(index)` gives a clip's kinds (`kinds_of`).
+  """A split of a data set. Where it knows them, `kinds(index)` gives a clip's kinds (`kinds_of`), `parts` each
+  clip's part.
 
   Attributes:
     title: how the set is named in logs, scoreboards and captions, e.g. "MS3" or

@@ -97,6 +97,7 @@ def training(
     waveform=takes_waveform(config),
     pan=config.model.stereo,
     decoys=None if is_labelled else decoys(config),
+    parts=() if is_labelled else tuple(settings.curriculum),
   )
   return loader.iterate(batches, start, threads=settings.threads, workers=settings.workers)
 
@@ -192,7 +193,12 @@ def training_sounds(config: Any, *, waveform: bool) -> Iterator[Mapping[str, np.
 
 def state(config: Any, source: Source, step: int) -> dict[str, Any]:
   """Where the data stand after `step` batches, for the checkpoint."""
-  return {**loader.identity(source, config.schedule.batch, config.seed), "next_index": step}
+  parts = list(config.data.curriculum) or None  # None as in checkpoints that are older than the setting
+  return {
+    **loader.identity(source, config.schedule.batch, config.seed),
+    "curriculum": parts,
+    "next_index": step,
+  }
 
 
 def check_state(config: Any, source: Source, saved: Mapping[str, Any]) -> None:

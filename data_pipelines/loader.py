@@ -10,7 +10,7 @@ the split; evaluation refuses it.
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -18,6 +18,7 @@ import numpy as np
 from absl import flags, logging
 
 from avs_jax.errors import InputError
+from data_pipelines import curriculum
 from data_pipelines.clips import Clip, Source
 from data_pipelines.examples import CACHE_MB, BrokenDonor, Cached, Composer, Example
 from data_pipelines.negatives import EVALUATION, OFFSCREEN, POSITIVE, Negatives, Pair, whole
@@ -25,6 +26,7 @@ from data_pipelines.noising import Augment, Noising
 
 BROKEN_SHARE = 0.01  # of the split; more than this, and more than one clip, ends training
 DONOR_ATTEMPTS = 8
+ENDLESS = 2**32  # epochs; Grain's own endless repeat is too long for batches of one
 
 
 class TrainingRow:
@@ -133,6 +135,7 @@ def train_batches(
   pan: bool = False,
   decoys: Negatives | None = None,
   empty_masks: bool = True,
+  parts: Sequence[str] = (),
 ) -> grain.MapDataset:
   """Endless training batches: element k is this host's part of batch k, each epoch a new permutation.
 
@@ -145,6 +148,7 @@ def train_batches(
     waveform, pan: the raw sound, and where it comes from, are wanted too.
     decoys: makes a second sound for every clip, one that belongs to no picture.
     empty_masks: a negative's mask is empty.
+    parts: of the data set, in the order in which an epoch goes through them (`curriculum.epoch`).
 
   Raises: InputError for settings that do not fit, before anything is read.
   """
@@ -159,7 +163,7 @@ def train_batches(
   )
   if negatives is not None and negatives.fraction and negatives.offscreen:
     negatives.donors(kept).check()  # here rather than in a worker
-  order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(None)[host::hosts]
+  order = curriculum.epoch(source, parts, seed).repeat(ENDLESS)[host::hosts]
   return order.map_with_index(TrainingRow(composer, host, hosts)).batch(rows, batch_fn=stack)
 
 
@@ -245,6 +249,7 @@ def check_state(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
     "data_set": "another data set",
     "clips": "another number of clips",
     "ids": "other clips, or the same in another order",
+    "curriculum": "another order of the data's parts",
   }
   for name, what in meaning.items():
     if name in current and saved.get(name) != current[name]:

@@ -24,7 +24,7 @@ SUBSETS = {
 
 
 _remembered: dict[str, Source] | None = None  # what `build` gave inside `remembering`
-_NO_CONTENT = ("cache_mb", "threads", "workers")  # settings of config.data that change no clip
+_NO_CONTENT = ("cache_mb", "threads", "workers", "curriculum")  # settings of config.data that change no clip
 
 
 @contextlib.contextmanager

@@ -44,4 +44,5 @@ _PAPER = {
   },
   "schedule": {"epochs": 60},
 }
-RECIPES = {"s4": (_PAPER,), "ms3": (_PAPER,), "avss": (_PAPER,), "tiny": ({"loss": _LOSS},)}
+_SEMANTIC = {"data": {"curriculum": ("v1s", "v2", "v1m")}}  # from easy to hard, appendix B.3
+RECIPES = {"s4": (_PAPER,), "ms3": (_PAPER,), "avss": (_PAPER, _SEMANTIC), "tiny": ({"loss": _LOSS},)}

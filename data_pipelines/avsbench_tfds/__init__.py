@@ -56,6 +56,7 @@ def pack(source: Source, out_dir: str | Path, split: str) -> Path:
     "broad": list(source.broad),
     "objects": [sorted(source.objects(i)) for i in range(len(source))],
     "audio_padding": getattr(source, "audio_padding", "last"),
+    "parts": list(getattr(source, "parts", ())),
     "records": str(Path(builder.data_dir).relative_to(partial)),
   }
   (partial / "source.json").write_text(json.dumps(facts))
@@ -86,6 +87,7 @@ class Packed:
     self.size, self.ids = tuple(facts["size"]), tuple(facts["ids"])
     self.categories, self.broad = tuple(facts["categories"]), tuple(facts["broad"])
     self.audio_padding = facts["audio_padding"]
+    self.parts = tuple(facts.get("parts", ()))
     self._objects = [frozenset(names) for names in facts["objects"]]
     self._open(split, facts["records"])
 

@@ -164,6 +164,11 @@ def test_avss_pads_to_ten_seconds_and_marks_what_is_real_and_what_is_annotated(a
   assert AVSBench(avss, "avss", "test", size=20).clip(0).annotated.sum() == 5
 
 
+def test_avss_tells_each_clips_part(avss):
+  source = AVSBench(avss, "avss", "train", size=20)
+  assert dict(zip(source.ids, source.parts, strict=True)) == {"p": "v1s", "q": "v1m", "r": "v2"}
+
+
 def test_avss_sounding_follows_the_labels(avss):
   source = AVSBench(avss, "avss", "train")
   assert source.size == (224, 224) and len(source.categories) == 70

@@ -57,6 +57,12 @@ def changed(**fields):
   return source
 
 
+def test_a_batch_may_hold_one_clip():
+  batches = iterate(train_batches(small(), batch=1, seed=0), 0, threads=1, workers=0)
+  assert len({int(next(batches)["index"][0]) for _ in range(CLIPS)}) == CLIPS
+  batches.close()
+
+
 def test_a_training_batch_fills_the_batch_type():
   rows = train_batches(small(), batch=4, seed=0, negatives=Negatives(0.5), waveform=True)[0]
   batch = Batch(**rows)

@@ -23,6 +23,7 @@ def test_active_queries_train_as_their_paper_says(name):
     100,
     9,
   )
+  assert config.data.curriculum == (("v1s", "v2", "v1m") if name == "avss" else ())
   assert (config.data.size, config.schedule.epochs, rule.name, rule.lr) == (384, 60, "adamw_all", 1e-3)
   assert rule.multipliers.to_dict() == {"visual_encoder": 0.1}
   assert {"visual_encoder", "!swin_adapt_1_0", "!swin_adapt_3_2"} <= set(rule.frozen)

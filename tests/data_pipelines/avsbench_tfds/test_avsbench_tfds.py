@@ -65,6 +65,13 @@ def test_a_pack_tells_of_itself_what_its_source_did(folder):
     assert getattr(packed, name) == getattr(source, name), name
 
 
+def test_a_pack_keeps_each_clips_part(tmp_path):
+  source = small()
+  source.parts = ("v1s", "v2", "v1m", "v2", "v1s")
+  pack(source, tmp_path, "val")
+  assert Packed(tmp_path, "val").parts == source.parts
+
+
 def test_a_pack_can_be_sent_to_a_worker_and_batched(folder):
   packed = pickle.loads(pickle.dumps(Packed(folder, "val")))
   batch = eval_batches(packed, batch=CLIPS, condition=OFFSCREEN)[0]
