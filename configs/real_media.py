@@ -7,8 +7,10 @@ Needs requirements-imagenet.txt, and the media: fetched once from Debian package
   prior    positive pairs only
   robust   10 % negative pairs and the cosine guide, as in the Robust paper
 
-Record (2026-11-21, seed 0, float32, 2 shared CPU cores, 25 min for the prior; composed clips, a stand-in):
-  prior   iou_frame .8109 under every sound; fpr own .2102, silence .2102, noise .2101, off-screen .2101
+Record (2026-11-22, seed 0, float32, one CPU core, 55 min for both; composed clips, a stand-in):
+  prior   iou_frame .8148; fpr own .2094, silence .2095, noise .2095, off-screen .2093
+  robust  iou_frame .7746; fpr own .2059, silence .2032, noise .2052, off-screen .2060
+  The masks of robust have not learnt to be empty; with its guide's gate silence falls to 0 (docs/results.md).
 
   python run.py --config=configs/real_media.py --workdir=runs/real_media
 """
