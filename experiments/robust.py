@@ -94,6 +94,8 @@ def get_study(arg: str = "generated") -> Study:
   rows = []
   for system in NAMES:
     extra: tuple[Mapping[str, Any], ...] = ()
+    if system == "avsbench" and arg.startswith("real_media"):
+      extra = ({"model": {"width": 20}},)  # of the model that comes with the program
     if system == "avsegformer":
       extra = (SMALL_AVSEGFORMER,) if has_warmup else ({"loss": {"bce": 1.0}},)
     rows += [

@@ -67,10 +67,8 @@ _QUICK: Changes = {
 }
 _MEDIA: Changes = {
   "data": {"seed": 1, "clips": {"train": 2400, "val": 24, "test": 100}},
-  "model": {"width": 24, "audio_args": {"width": 1 / 16}},
-  "augment": {"flip": True},
-  "warmup": {"steps": 400, "batch": 24, "frames": 1},
-  "schedule": {"batch": 8},
+  "model": {"audio_args": {"width": 1 / 16}},
+  "warmup": {"steps": 400, "batch": 24, "pictures": 0},
   "eval": _EVAL,
 }
 # arg -> config file, settings of all rows.

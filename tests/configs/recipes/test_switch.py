@@ -2,12 +2,13 @@
 
 import json
 
+import jax
 import pytest
 
 from avs_jax import systems
 from avs_jax.errors import InputError
-from avs_jax.model import system_settings
-from configs import common, tiny
+from avs_jax.model import build_model, example_inputs, system_settings
+from configs import common, quickstart, real_media, tiny
 from configs.recipes.switch import settle
 
 
@@ -21,6 +22,16 @@ def test_any_system_can_be_named_by_flag_and_the_config_is_still_readable(name, 
   assert isinstance(systems.build(**system_settings(config)), systems.SYSTEMS[name])
   again = common.from_json(json.loads(config.to_json_best_effort()), "config.json")
   assert again.to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize("name", sorted(common.SYSTEMS))
+@pytest.mark.parametrize("file", [quickstart, real_media])
+def test_a_stand_ins_config_has_a_width_that_every_system_can_have(file, name):
+  config = file.get_config()
+  config.model.system = name
+  settle(config)
+  model = build_model(config)
+  jax.eval_shape(lambda key: model.init(key, *example_inputs(config)), jax.random.key(0))
 
 
 def test_a_config_of_its_own_system_and_an_unknown_one_stay_as_they_are():
