@@ -37,7 +37,7 @@ def get_config(arg: str = "") -> ConfigDict:
   config.model.visual_args = ConfigDict({"frozen_norm": True})
   config.model.audio_args = ConfigDict({"width": 1 / 14})
   config.model.width = 24  # what every system can have, whichever way it is named
-  if config.model.system == "avsbench":
+  if config.model.system in ("avsbench", "avsegformer"):
     config.model.head_channels = 16  # not fewer: a last layer of two rectified channels can die
   config.init.visual = "imagenet"
   config.noising.mix_snr_db = (10.0, 30.0)

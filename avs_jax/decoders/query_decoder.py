@@ -92,9 +92,11 @@ class QueryMaskHead(nn.Module):
 
   Attributes:
     num_classes: K.
+    head_channels: of the last hidden layer; 0: an eighth of D, as published. Narrow decoders want more.
   """
 
   num_classes: int = 1
+  head_channels: int = 0
   dtype: Dtype = jnp.float32
 
   @nn.compact
@@ -119,5 +121,5 @@ class QueryMaskHead(nn.Module):
     x = PixelMLP(width, 8 * width, self.dtype, name="mlp")(likeness) + feature  # [N, h, w, D]
     x = conv(width // 2, 3, "fc_0")(x)
     x = resize_bilinear(x, [4 * n for n in x.shape[1:3]], align_corners=False)
-    x = nn.relu(conv(width // 8, 3, "fc_2")(x))
+    x = nn.relu(conv(self.head_channels or width // 8, 3, "fc_2")(x))
     return conv(self.num_classes, 1, "fc_4", use_bias=False)(x)

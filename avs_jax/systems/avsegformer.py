@@ -23,6 +23,7 @@ class AVSegFormer(System):
 
   Attributes:
     width: D; a multiple of 8 and of `heads`.
+    head_channels: of the head's last hidden layer; 0: an eighth of the width. Narrow decoders want more.
     dropout: of the pixel and the query decoder.
     mixer: "released" (gate) or "paper" (residual formula), see `CrossModalMixer`.
     sampling: "packed" or "plain", equal numbers, see `deformable.sample_packed`.
@@ -32,6 +33,7 @@ class AVSegFormer(System):
   """
 
   width: int = 256
+  head_channels: int = 0
   num_queries: int = 300
   generator_layers: int = 6
   encoder_layers: int = 6
@@ -66,7 +68,7 @@ class AVSegFormer(System):
     )
     self.query_decoder = QueryDecoder(self.decoder_layers, self.heads, self.dropout, compute, self.remat)
     self.fusion_block = CrossModalMixer(self.heads, self.mixer, compute)
-    self.mask_head = QueryMaskHead(self.num_classes, compute)
+    self.mask_head = QueryMaskHead(self.num_classes, self.head_channels, compute)
 
   def prepare(
     self, scene: Scene, *, train: bool = False

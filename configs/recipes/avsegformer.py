@@ -2,6 +2,7 @@
 
 SETTINGS = {
   "width": 256,
+  "head_channels": 0,  # 0: an eighth of the width
   "num_queries": 300,
   "generator_layers": 6,
   "encoder_layers": 6,

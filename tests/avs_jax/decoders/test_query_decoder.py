@@ -103,3 +103,10 @@ def test_the_order_of_frames_is_kept_and_gradients_reach_every_parameter():
   slopes = jax.grad(lambda v: jnp.sin(module.apply(v, QUERIES, FEATURE)).sum())(variables)
   flat = traverse_util.flatten_dict(slopes["params"])
   assert all(np.isfinite(slope).all() and np.abs(slope).max() > 0 for slope in flat.values())
+
+
+@pytest.mark.parametrize(("asked", "channels"), [(0, 2), (5, 5)])
+def test_a_narrow_head_may_keep_a_wide_last_layer(asked, channels):
+  module = QueryMaskHead(head_channels=asked)
+  params = jax.eval_shape(module.init, jax.random.key(0), QUERIES, FEATURE)["params"]
+  assert params["fc_2"]["kernel"].shape[-1] == channels
