@@ -12,7 +12,7 @@ from flax import traverse_util
 from avs_jax import encoders, losses, systems, weight_origin
 from avs_jax.debias import contrast, guide
 from avs_jax.encoders import efficientnet
-from avs_jax.errors import InputError
+from avs_jax.errors import InputError, check_choice
 from avs_jax.initialise import initialise
 from avs_jax.step import Objective
 from avs_jax.types import SAMPLE_RATE_HZ, Batch, Outputs, Stereo
@@ -27,6 +27,7 @@ def build_model(config: Any) -> nn.Module:
   Raises:
     InputError: an unknown system or setting, or a gate with the guide "euclidean".
   """
+  check_choice("debias.guide", config.debias.guide, ("none", *guide.FORMS))
   model = systems.build(**system_settings(config))
   if config.debias.contrast != "none":
     model = build_contrast(config, model)

@@ -70,9 +70,18 @@ def _is_judged(config: Any, folder: str) -> bool:
 
 
 def evaluate_all(config: Any, workdir: str) -> dict[str, dict]:
-  """Judges the run in `workdir`, or those of all its variants. Returns what `train_all` does."""
-  from avs_jax.evaluate import evaluate
+  """Judges the run in `workdir`, or those of all its variants. Returns what `train_all` does.
 
+  Where `config.init` gives the weights of one run and no variant has its own, they are judged once, by the config
+  without its variants.
+  """
+  from avs_jax.evaluate import evaluate, is_run
+
+  given = config.init.run or config.init.system
+  if config.variants and given and not any(is_run(os.path.join(workdir, name)) for name in config.variants):
+    log.info("%s is judged once, by the config without its variants (%s)", given, ", ".join(config.variants))
+    config = config.copy_and_resolve_references()
+    config.variants = type(config)()
   if not config.variants:
     evaluate(config, workdir)
     return {}

@@ -99,3 +99,8 @@ def test_a_deaf_branch_is_neither_matched_nor_aligned_with_a_sound(small, monkey
   )
   hears, deaf = ({name: loss[name] for name in ("alignment", "matching")} for loss in asked)
   assert hears == {"alignment": 0.1, "matching": "kl"} and deaf == {"alignment": 0.0, "matching": "none"}
+
+
+def test_a_mistyped_guide_is_told_all_choices_none_among_them(small):
+  with pytest.raises(InputError, match="debias.guide='cosin' is not known; choose one of none, cosine, "):
+    build_model(small({"debias.guide": "cosin"}))

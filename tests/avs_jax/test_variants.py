@@ -115,3 +115,25 @@ def test_variants_are_not_trained_over_a_single_run(small, tmp_path):
   (tmp_path / "best" / "4").mkdir(parents=True)
   with pytest.raises(InputError, match="holds a run of one config, and this one has variants"):
     variants.train_all(small(JUDGED), str(tmp_path))
+
+
+@pytest.mark.parametrize(
+  ("init", "own_runs", "folders"),
+  [({}, False, ["a", "b"]), ({"init.run": "other"}, False, [""]), ({"init.run": "other"}, True, ["a", "b"])],
+)
+def test_given_weights_are_judged_once_unless_variants_have_their_own(
+  small, tmp_path, monkeypatch, init, own_runs, folders
+):
+  from avs_jax import evaluate
+
+  judged = []
+  monkeypatch.setattr(evaluate, "evaluate", lambda config, folder: judged.append((config.variants, folder)))
+  monkeypatch.setattr(variants.report, "read", lambda folder: {})
+  monkeypatch.setattr(variants, "_side_by_side", lambda *args: {})
+  if own_runs:
+    (tmp_path / "a" / "best").mkdir(parents=True)
+  variants.evaluate_all(small({**JUDGED, **init}), str(tmp_path))
+  assert [folder for _, folder in judged] == [
+    str(tmp_path / name) if name else str(tmp_path) for name in folders
+  ]
+  assert not any(own for own, _ in judged)

@@ -49,7 +49,8 @@ def test_the_work_of_the_plain_convolution_is_two_operations_a_product():
 def test_the_page_gives_rates_of_the_measured_seconds():
   part = {
     "trace_s": 1.0, "compile_s": 2.0, "flop": 8e9, "temporary_bytes": 3e9, "argument_bytes": 1.0, "seconds": 4.0,
-    "plain_flop_per_s": 8e9, "best": 3.0, "peak_rss_bytes": 5e9,
+    "plain_flop_per_s": 8e9, "best": 3.0, "peak_rss_bytes": 5e9, "compile_cpu_s": 3.5, "operations": 1500,
+    "instructions": 2000,
   }  # fmt: skip
   figures = {
     "start_s": 0.5, "parameters": 1234567, "trainable": 1000, "inference": part,
@@ -59,6 +60,8 @@ def test_the_page_gives_rates_of_the_measured_seconds():
   for row in (
     "| system | avsbench, conv_pyramid, vggish, 1 class(es) |",
     "| parameters | 1,234,567, trainable 1,000 |",
+    "| inference: trace, compile | 1.0 s, 2.0 s (3.5 CPU s; loading, where the program was kept) |",
+    "| inference: program | 1,500 operations, 2,000 instructions compiled |",
     "| inference: work | 4.0 GFLOP a clip (compiled program) |",
     "| inference: time | 2.000 s a clip (best 1.500) |",
     "| inference: rate | 0.500 clips/s, 2.0 GFLOP/s |",
@@ -82,6 +85,9 @@ def test_a_small_configuration_is_measured_whole():
     figures = system.measure(config, 1, 1)
   assert 0 < figures["trainable"] <= figures["parameters"]
   for name in ("inference", "training"):
-    assert all(figures[name][key] > 0 for key in ("seconds", "compile_s", "flop", "peak_rss_bytes"))
+    assert all(
+      figures[name][key] > 0 for key in ("seconds", "compile_s", "compile_cpu_s", "flop", "peak_rss_bytes")
+    )
+    assert figures[name]["operations"] > 0 and figures[name]["instructions"] > 0
   assert figures["training"]["flop"] > figures["inference"]["flop"]
   assert "generated single-source clips (stand-in)" in system.table(config, figures, 1, 1)
