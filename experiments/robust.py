@@ -39,6 +39,7 @@ SMALL_AVSEGFORMER = {
   "loss": {"mix_dice": 0.1},
   "optimizer": {"lr": 1e-3},
 }
+_HEAVY = {"guide_weight": 1.0, "mismatch": 1.0, "decoys": 1.0}
 # Parts of the grounded recipe: what a line without it is called, and how it is taken out.
 PARTS: dict[str, tuple[str, Mapping[str, Mapping[str, Any]]]] = {
   "unmatched": ("without in-batch mismatches", {"debias": {"mismatch": 0.0}}),
@@ -48,7 +49,9 @@ PARTS: dict[str, tuple[str, Mapping[str, Mapping[str, Any]]]] = {
   ),
   "untuned": ("without made-up tones", {"negatives": {"tones": 0}}),
   "pooled": ("guide over the mean of the map", {"debias": {"guide": "cosine_calibrated"}}),
-  "late_gate": ("gate in inference only", {"debias": {"gate_training": False}}),
+  "gated": ("gate in training too", {"debias": {"gate_training": True}}),
+  "heavy": ("its losses at full weight", {"debias": _HEAVY}),
+  "heavy_gated": ("both of these", {"debias": {**_HEAVY, "gate_training": True}}),
   "ungated": ("without the gate", {"debias": {"gate": False, "gate_training": False}}),
 }
 MULTI = {"data": {"name": "ms3"}}

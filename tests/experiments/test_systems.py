@@ -1,4 +1,4 @@
-"""Every system has the four recipes, and all of them the same data, encoders and steps."""
+"""Every system has the five recipes, and all of them the same data, encoders and steps."""
 
 import pytest
 
@@ -11,13 +11,12 @@ from experiments import study, systems
 def test_every_row_is_a_config_that_differs_from_the_others_in_system_and_recipe_alone(arg):
   found = systems.get_study(arg)
   configs = {row.name: study.configure(row, 1) for row in found.rows}
-  assert len(configs) == len(built.NAMES) * 4
+  assert len(configs) == len(built.NAMES) * 5
   for name, config in configs.items():
     system, way = name.split("-")
     assert config.model.system == system
-    assert (config.negatives.fraction, config.debias.guide) == (
-      (0.1, "cosine") if way in ("robust", "noised") else (0.0, "none")
-    )
+    guides = {"robust": (0.1, "cosine"), "noised": (0.1, "cosine"), "grounded": (0.0, "localised")}
+    assert (config.negatives.fraction, config.debias.guide) == guides.get(way, (0.0, "none"))
     assert (min(config.noising.mix_snr_db, default=0) < 0) == (way == "noised")
     assert config.debias.contrast == ("uncertainty" if way == "contrast" else "none")
     assert len(config.eval.noise_mix.kind) == len(config.eval.noise_mix.snr_db) == 2
