@@ -74,7 +74,9 @@ MODES = {
   "score": lambda config, workdir: import_module("avs_jax.evaluate").score_folder(
     config, FLAGS.input, workdir
   ),
-  "export": lambda *run: import_module("avs_jax.export").export(*run, FLAGS.output, **given("half")),
+  "export": lambda *run: import_module("avs_jax.export").export(
+    *run, FLAGS.output, **given("half", "weights")
+  ),
   "prepare": lambda config, _: import_module("data_pipelines.prepare").prepare(config, FLAGS.output),
   "check": lambda *run: sys.exit(import_module("data_pipelines.check").check(*run)),
   "predict": predict,

@@ -22,7 +22,7 @@ READS = {
   "predict": (*_VIDEO, "write", "every"),
   "listen": (*_VIDEO, "offscreen", "masks"),
   "serve": ("workdir", "weights", "host", "port"),
-  "export": ("config", "workdir", "output", "half"),
+  "export": ("config", "workdir", "weights", "output", "half"),
   "prepare": ("config", "workdir", "output"),
   "check": ("config", "workdir"),
   "convert": (),
@@ -51,7 +51,7 @@ def define(values: flags.FlagValues, arguments: list[str]) -> None:
   text("workdir", "Folder of the run; default runs/<config name>, with _ARG; score: `scored` beside --input.")
   text("input", "predict, listen: video, picture, folder or pattern; score: masks.")
   text("output", "predict, listen, prepare, export: folder to write to.")
-  text("weights", "predict, listen, serve, eval: a .safetensors with its config inside.")
+  text("weights", "predict, listen, serve, eval, export: a .safetensors with its config inside.")
   text("write", "predict: any of overlay,masks,rle,csv,npz; default overlay,csv.")
   every = "predict: a mask a second (default), or for every frame."
   flags.DEFINE_enum("every", None, ("second", "frame"), every, flag_values=values)

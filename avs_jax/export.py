@@ -23,7 +23,7 @@ from flax import traverse_util
 from avs_jax import bundle, encoders, report
 from avs_jax.checkpoint import combined, digest
 from avs_jax.errors import InputError
-from avs_jax.evaluate import activity, is_run, weights_to_judge
+from avs_jax.evaluate import activity, is_run, weights_of_file, weights_to_judge
 from avs_jax.initialise import abstract_variables
 from avs_jax.model import build_model, example_inputs
 from avs_jax.types import SAMPLE_RATE_HZ, Stereo
@@ -37,13 +37,17 @@ log = logging.getLogger(__name__)
 Function = Callable[..., dict[str, jax.Array]]
 
 
-def export(config: Any, workdir: str, output: str | None, *, half: bool = False) -> dict[str, Any]:
+def export(
+  config: Any, workdir: str, output: str | None, *, half: bool = False, weights: str = ""
+) -> dict[str, Any]:
   """Writes the run's best weights into the folder `output` as program, bundle and card.
 
   A `workdir` without checkpoints is filled from `config.init`, as in `evaluate`; the card then says whose weights
   they are.
 
   Args:
+    weights: a .safetensors with its config inside, in place of a run's weights; what its card says of training and
+      figures is kept.
     half: weights are rounded to 16 bits (3 digits), in the program too; the weight file has half the size.
 
   Returns: what the card says, as JSON can hold it.
@@ -54,8 +58,8 @@ def export(config: Any, workdir: str, output: str | None, *, half: bool = False)
   if not output:
     raise InputError("--mode=export needs --output=FOLDER for the program, the weights and the model card.")
   model = build_model(config)
-  variables = weights_to_judge(config, model, workdir)
-  check_weights(config, model, variables, workdir)
+  variables = weights_of_file(config, weights) if weights else weights_to_judge(config, model, workdir)
+  check_weights(config, model, variables, weights or workdir)
   if half:
     variables = jax.tree.map(rounded, variables)
   try:
@@ -64,8 +68,11 @@ def export(config: Any, workdir: str, output: str | None, *, half: bool = False)
     raise InputError(f"--output={output}: the folder cannot be made ({error}); give another.") from None
   exported, batching = lower(model, variables, input_specs(config))
   settings = portable(json.loads(config.to_json_best_effort()))
-  published = "" if is_run(workdir) else config.init.system
-  card = describe(config, variables, report.read(workdir), published=published)
+  if weights:
+    card = {**describe(config, variables, None), **told_of(weights)}
+  else:
+    published = "" if is_run(workdir) else config.init.system
+    card = describe(config, variables, report.read(workdir), published=published)
   card["batching"] = batching
   try:
     with open(os.path.join(output, PROGRAM), "wb") as file:
@@ -77,6 +84,23 @@ def export(config: Any, workdir: str, output: str | None, *, half: bool = False)
     raise InputError(f"--output={output}: cannot be written ({error}); give another folder.") from None
   log.info("wrote %s, %s and %s to %s (%s)", PROGRAM, WEIGHTS, CARD, output, batching)
   return card
+
+
+def told_of(weights: str) -> dict[str, Any]:
+  """What a weight file's card says that its arrays and config do not."""
+  kept = (
+    "title",
+    "trained_on",
+    "is_stand_in",
+    "classes",
+    "licence",
+    "judged_on",
+    "figures",
+    "record",
+    "commit",
+  )
+  card = bundle.load(weights)[2]
+  return {key: card[key] for key in (*kept, "scoreboard_is_of_these_weights") if key in card}
 
 
 def portable(settings: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ probabilities are resized back bilinearly.
 import dataclasses
 import itertools
 import logging
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -183,8 +184,8 @@ class Predictor:
       raise InputError(f"threshold={threshold:g} must lie between 0 and 1.")
     if every not in ("second", "frame"):
       raise InputError(f"every={every!r} is unknown; choose second or frame.")
-    if start < 0 or (end is not None and end <= start):
-      raise InputError(f"start={start:g}, end={end}: start must be 0 or more, and end later.")
+    if not (0 <= start < (math.inf if end is None else end) and end != math.inf):
+      raise InputError(f"start={start:g}, end={end}: seconds are wanted, start 0 or more, and end later.")
     return steps
 
   def predict_under(
@@ -206,11 +207,11 @@ class Predictor:
     from data_pipelines import video
 
     pictures = itertools.tee(video.seconds(footage, start=start, end=end, fit=self.fit), len(sounds))
-    streams = []
+    streams, told = [], set()  # the footages share their notes, which are told once
     for seconds, other in zip(pictures, sounds.values(), strict=True):
       waves = video.sound_seconds(other, start, end, stereo=self.stereo)
       heard = (dataclasses.replace(each, sound=wave) for each, wave in zip(seconds, waves, strict=False))
-      streams.append(self._predictions(other, heard, stride or self.seconds, threshold))
+      streams.append(self._predictions(other, heard, stride or self.seconds, threshold, told))
     for found in zip(*streams, strict=True):
       yield dict(zip(sounds, found, strict=True))
 
@@ -223,11 +224,11 @@ class Predictor:
     return self._predictions(footage, seconds, stride, threshold)
 
   def _predictions(
-    self, footage: Any, seconds: Iterator[Any], stride: int, threshold: float
+    self, footage: Any, seconds: Iterator[Any], stride: int, threshold: float, told: set[str] | None = None
   ) -> Iterator[Prediction]:
-    said, before = 0, None
+    before, told = None, set() if told is None else told
     for slot, maps in windows.judged(seconds, self.seconds, stride, self.batch, self._judge):
-      said = _tell(footage.notes, said)
+      _tell(footage.notes, told)
       similarity = maps.get("similarity")
       if before is not None:
         yield dataclasses.replace(before, until_s=slot.time_s)
@@ -248,7 +249,7 @@ class Predictor:
       )
     if before is not None:
       yield before
-    _tell(footage.notes, said)
+    _tell(footage.notes, told)
 
   def fit(self, picture: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
     """The picture at the model's size, as in training."""
@@ -299,11 +300,12 @@ class Predictor:
     return window.heard
 
 
-def _tell(notes: list[str], said: int) -> int:
-  """Logs what had to be said of a file since the last time; returns how much that is."""
-  for note in notes[said:]:
-    log.warning("%s", note)
-  return len(notes)
+def _tell(notes: list[str], told: set[str]) -> None:
+  """Logs what has to be said of a file and has not been told."""
+  for note in notes:
+    if note not in told:
+      log.warning("%s", note)
+      told.add(note)
 
 
 def class_names(config: Any) -> tuple[str, ...]:

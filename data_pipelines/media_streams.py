@@ -7,6 +7,7 @@ nothing can be read is an error. One frame is in memory at a time.
 import contextlib
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,15 @@ from avs_jax.errors import InputError
 
 JITTER_S = 0.02  # time stamps of sound are rounded: smaller gaps and overlaps are none
 SEEK_BACK_S = 1.0  # sound is sought so much earlier; what is too early is dropped
+LOUDEST = 1e3  # samples beyond this are no sound: full scale is 1
+# What is read: containers that hold their own pictures and sound. Playlists (hls, dash, concat ...) name other files,
+# also of other people, and are refused.
+CONTAINERS = (
+  "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpegts,mpeg,mpegvideo,m4v,h264,hevc,av1,obu,vc1,ivf,ogg,asf,gif,apng,"
+  "mjpeg,dv,mxf,nut,rm,wtv,nsv,yuv4mpegpipe,wav,w64,mp3,aac,flac,aiff,caf,amr,amrnb,amrwb,au,ac3,eac3,dts,wv,ape,tta,"
+  "loas,voc,truehd"
+)
+OPTIONS = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
 SCALE = {"u8": 2.0**-7, "s16": 2.0**-15, "s32": 2.0**-31, "s64": 2.0**-63, "flt": 1.0, "dbl": 1.0}
 
 
@@ -66,10 +76,13 @@ def say(notes: list[str], sentence: str) -> None:
 
 def open_container(path: str | Path) -> Any:
   """Raises `InputError` where the file is missing, empty or of no known kind."""
+  if Path(path).is_dir():
+    raise InputError(f"{path} is a folder, and a file with a sound or video track is wanted; give one.")
   if not Path(path).is_file():
     raise InputError(f"{path}: there is no such file; give a video, a picture or a folder of frames.")
   try:
-    container = av.open(str(path))
+    # A whole path: before a colon in a relative one FFmpeg would see the name of a protocol.
+    container = av.open(os.path.abspath(path), options=OPTIONS)
     reason = "" if container.streams.video or container.streams.audio else "no track was found"
   except (av.FFmpegError, ValueError) as error:
     reason = getattr(error, "strerror", None) or str(error)
@@ -190,7 +203,13 @@ def blocks(
         yield np.zeros((gap, track.channels), np.float32)
         position += gap
       if end > position:
-        yield _samples(frame, track.channels)[position - first :]
+        samples = _samples(frame, track.channels)[position - first :]
+        if not np.abs(samples).max() <= LOUDEST:
+          raise InputError(
+            f"{track.path}: its sound has NaN, infinite or absurdly large samples at {position / rate:.2f} s, where"
+            " full scale is 1; the file is damaged: export it again, or give another --sound."
+          )
+        yield samples
         position = end
 
 
@@ -218,7 +237,8 @@ def _upright(frame: Any, size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
 
 def _pictures_of(container: Any) -> Any:
   """The first stream of moving pictures; the cover of a song is none."""
-  return next((s for s in container.streams.video if "attached_pic" not in s.disposition.name), None)
+  cover = av.stream.Disposition.attached_pic
+  return next((stream for stream in container.streams.video if not stream.disposition & cover), None)
 
 
 def _time_of(frame: Any) -> float | None:

@@ -321,8 +321,8 @@ def _still(path: Path, sound: str | Path | np.ndarray | None, notes: list[str]) 
 
 
 def _folder(path: Path, fps: float, notes: list[str]) -> Footage:
-  if not fps > 0:
-    raise InputError(f"fps={fps:g} must be above 0: so many pictures of {path} make a second.")
+  if not 0 < fps < math.inf:
+    raise InputError(f"fps={fps:g} must be a number above 0: so many pictures of {path} make a second.")
   files = [p for p in path.iterdir() if p.suffix.lower() in IMAGES and not p.name.startswith(".")]
   files.sort(key=lambda p: [int(word) if word.isdecimal() else word for word in re.split(r"(\d+)", p.name)])
   if not files:

@@ -61,8 +61,8 @@ def tell(failed: Mapping[str, str], count: int, output: str) -> None:
   log.info("%d of %d inputs are in %s", count - len(failed), count, output)
   if failed:
     print(f"{len(failed)} of {count} inputs failed:", file=sys.stderr)
-    for reason in failed.values():
-      print(f"  {reason}", file=sys.stderr)
+    for path, reason in failed.items():
+      print(f"  {reason}" if path in reason else f"  {path}: {reason}", file=sys.stderr)
     raise SystemExit(1)
 
 
@@ -145,7 +145,7 @@ def for_each(
       log.exception("%s failed", path)
       failed[path] = f"{type(error).__name__}: {error}"
     if path in failed and number < len(inputs):
-      log.error("%s; going on with the next", failed[path])
+      log.error("%s; going on with the next", failed[path].rstrip("."))
   return failed
 
 

@@ -23,15 +23,31 @@ def whole(folder: Path, mode: str) -> Iterator[Path]:
   Raises:
     InputError: it cannot be written, or something else is there.
   """
-  partial = begin(folder, mode)
+  partial, old = begin(folder, mode), _beside(folder, "old")
   try:
     yield partial
-    shutil.rmtree(folder, ignore_errors=True)
-    os.rename(partial, folder)
+    if is_ours(folder, mode):
+      shutil.rmtree(old, ignore_errors=True)
+      os.rename(folder, old)
+    os.rename(partial, folder)  # fails where anything but an empty folder has come there since
+    shutil.rmtree(old, ignore_errors=True)
   except OSError as error:
     raise InputError(f"{folder} cannot be written ({error}); free space, or give another --output.") from None
   finally:
     shutil.rmtree(partial, ignore_errors=True)
+
+
+def is_ours(folder: Path, mode: str) -> bool:
+  """Whether a run of this mode has written the folder: only then may it be replaced."""
+  try:
+    return json.loads((folder / DONE).read_text())["mode"] == mode
+  except (OSError, ValueError, KeyError, TypeError):
+    return False
+
+
+def _beside(folder: Path, what: str) -> Path:
+  """A hidden folder of ours next to it."""
+  return folder.with_name(f".{folder.name}.{what}")
 
 
 def begin(folder: Path, mode: str) -> Path:
@@ -40,14 +56,9 @@ def begin(folder: Path, mode: str) -> Path:
   Raises:
     InputError: `folder` is there, and not of the same `mode`.
   """
-  if folder.exists():
-    try:
-      is_ours = json.loads((folder / DONE).read_text())["mode"] == mode
-    except (OSError, ValueError, KeyError):
-      is_ours = False
-    if not is_ours:
-      raise InputError(f"{folder} is there and was not written by --mode={mode}; give another --output.")
-  partial = folder.with_name(f".{folder.name}.partial")
+  if folder.exists() and not is_ours(folder, mode):
+    raise InputError(f"{folder} is there and was not written by --mode={mode}; give another --output.")
+  partial = _beside(folder, "partial")
   try:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -57,13 +68,19 @@ def begin(folder: Path, mode: str) -> Path:
 
 
 def folders(inputs: Sequence[str], output: str) -> list[Path]:
-  """A folder for each input: its name without ending, or with it where two would be the same.
+  """A folder for each input, straight under `output`: its name without ending, or with it where two would be the same.
+
+  An input that is given as ".." or "." has the name of the folder that this means.
 
   Raises:
-    InputError: two inputs of different folders have the same name.
+    InputError: two inputs of different folders have the same name, or one has none.
   """
-  stems = [Path(path).stem for path in inputs]
-  names = [Path(p).name if stems.count(s) > 1 else s for p, s in zip(inputs, stems, strict=True)]
+  paths = [Path(os.path.abspath(path)) for path in inputs]
+  # "...mp4" without its ending would be "..": the folder above.
+  stems = [path.stem if path.stem.strip(".") else path.name for path in paths]
+  names = [path.name if stems.count(s) > 1 else s for path, s in zip(paths, stems, strict=True)]
+  if not all(name.strip(".") for name in names):
+    raise InputError("the root of a disk has no name for its results; give a video or a folder in it.")
   twice = sorted({name for name in names if names.count(name) > 1})
   if twice:
     raise InputError(f"two inputs are called {twice[0]}; rename one, or give them one after the other.")

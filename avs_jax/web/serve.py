@@ -3,8 +3,11 @@
 import contextlib
 import ipaddress
 import logging
+import signal
 import socket
 import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def serve(predictor: Any, host: str = "127.0.0.1", port: int = 8000) -> None:
-  """Serves the page until it is interrupted; all jobs are deleted then.
+  """Serves the page until Ctrl-C or SIGTERM; all jobs are deleted then.
 
   Raises:
     InputError: the packages of requirements-web.txt are missing, or the address cannot be had.
@@ -25,7 +28,11 @@ def serve(predictor: Any, host: str = "127.0.0.1", port: int = 8000) -> None:
   from avs_jax.web.jobs import Jobs, Limits
 
   listening = listen(host, port)
-  with tempfile.TemporaryDirectory(prefix="avs_jax_web_") as root, contextlib.ExitStack() as stack:
+  with (
+    ended_by_signals(),
+    tempfile.TemporaryDirectory(prefix="avs_jax_web_") as root,
+    contextlib.ExitStack() as stack,
+  ):
     limits = Limits()
     jobs = Jobs(work.Work(predictor, limits), Path(root) / "jobs", limits)
     stack.callback(jobs.close)
@@ -35,6 +42,27 @@ def serve(predictor: Any, host: str = "127.0.0.1", port: int = 8000) -> None:
     if not is_loopback(host):
       log.warning("everybody who reaches this machine at %s can use the page; it asks for no password", host)
     make_server(app, host, port).run(sockets=[listening])
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+  """Ctrl-C and SIGTERM leave the block by its end, with status 0, so that it tidies up.
+
+  The server stops by itself at a signal, and then raises it once more, which would end the process where it stands.
+  """
+  if threading.current_thread() is not threading.main_thread():  # only there are signals heard
+    yield
+    return
+
+  def end(*_: Any) -> None:
+    raise SystemExit(0)
+
+  before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+  try:
+    yield
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
 
 
 def check_packages() -> None:

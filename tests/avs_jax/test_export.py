@@ -236,3 +236,16 @@ def test_every_system_is_exported_for_every_platform_and_any_number_of_clips_at_
   shapes = [[str(size) for size in aval.shape] for aval in program.out_avals]
   assert ["b", "2", "32", "32"] in shapes
   json.dumps(export.describe(config, variables, None))
+
+
+def test_a_file_is_exported_again_and_keeps_what_its_card_says(exported, tmp_path):
+  config, *_, output = exported
+  file = str(output / export.WEIGHTS)
+  export.export(config, str(tmp_path / "none"), str(tmp_path / "again"), weights=file)
+  (weights, settings, card), (before, told, old) = (
+    bundle.load(each) for each in (tmp_path / "again" / export.WEIGHTS, file)
+  )
+  assert digest(weights) == digest(before)
+  assert settings["model"] == told["model"]
+  assert card == old and card["figures"]["positive"]["iou_frame"] == 0.625
+  assert "| own sound | 0.6250 |" in (tmp_path / "again" / export.CARD).read_text()

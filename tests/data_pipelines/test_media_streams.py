@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -177,3 +178,72 @@ def test_what_cannot_be_read_at_all_is_said_in_a_sentence(tmp_path):
   ):
     with pytest.raises(InputError, match=said):
       video.open_footage(file)
+
+
+def encode(path, kind, codec, pixels="yuv420p"):
+  """Fifty grey pictures, 25 a second, as another program may write them: no track is the default one."""
+  with av.open(str(path), "w", format=kind) as container:
+    stream = container.add_stream(codec, rate=25)
+    stream.width, stream.height, stream.pix_fmt = 64, 48, pixels
+    stream.disposition = 0
+    for _ in range(50):
+      container.mux(
+        stream.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), 90, np.uint8), format="rgb24"))
+      )
+    container.mux(stream.encode(None))
+  return path
+
+
+@pytest.mark.parametrize(
+  ("ending", "kind", "codec"),
+  [
+    ("mkv", "matroska", "libx264"), ("avi", "avi", "mpeg4"), ("ts", "mpegts", "mpeg2video"), ("mov", "mov", "mpeg4"),
+    ("flv", "flv", "flv"), ("webm", "webm", "libvpx"), ("mpg", "mpeg", "mpeg1video"), ("3gp", "3gp", "mpeg4"),
+    ("ogv", "ogg", "libvpx"), ("wmv", "asf", "msmpeg4"), ("gif", "gif", "gif"),
+  ],
+)  # fmt: skip
+def test_every_usual_container_is_read(tmp_path, ending, kind, codec):
+  if codec not in av.codecs_available:
+    pytest.skip(f"this PyAV cannot encode {codec}")
+  assert f".{ending}" in video.VIDEOS
+  pixels = "rgb8" if codec == "gif" else "yuv420p"
+  path = encode(tmp_path / f"a.{ending}", kind, codec, pixels)
+  found = list(video.seconds(video.open_footage(path)))
+  assert len(found) == 2 and abs(float(found[0].frames[0].mean()) - 90) < 12
+
+
+def test_a_file_that_names_other_files_is_refused(tmp_path):
+  secret = write(tmp_path / "secret.mp4")
+  lists = {
+    "a.m3u8": f"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5.0,\n{secret}\n#EXT-X-ENDLIST\n",
+    "a.ffconcat": f"ffconcat version 1.0\nfile {secret.name}\n",
+    "a.mp4": f"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5.0,\n{secret}\n#EXT-X-ENDLIST\n",
+  }
+  for name, text in lists.items():
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=f"{name} cannot be read as a video or sound"):
+      video.open_footage(tmp_path / name)
+    with pytest.raises(InputError, match=f"{name} cannot be read as a video or sound"):
+      video.open_footage(secret, tmp_path / name)
+
+
+def test_a_colon_in_a_name_is_no_protocol(tmp_path, monkeypatch):
+  write(tmp_path / "concat:x.mp4")
+  monkeypatch.chdir(tmp_path)
+  assert len(list(video.seconds(video.open_footage("concat:x.mp4")))) == 2
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
+def test_a_sound_that_is_none_is_named_with_its_place(tmp_path, value):
+  from scipy.io import wavfile
+
+  samples = sine(2, 16_000)[:, 0].astype(np.float32)
+  samples[24_000] = value
+  wavfile.write(tmp_path / "bad.wav", 16_000, samples)
+  footage = video.open_footage(write(tmp_path / "a.mp4"), tmp_path / "bad.wav")
+  with pytest.raises(
+    InputError, match=r"bad.wav: its sound has NaN, infinite or absurdly large samples at 1"
+  ):
+    list(video.seconds(footage))
+  with pytest.raises(InputError, match="is a folder, and a file with a sound"):
+    video.open_footage(tmp_path / "a.mp4", tmp_path)

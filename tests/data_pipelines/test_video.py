@@ -98,7 +98,7 @@ def test_frames_of_a_folder_follow_their_numbers(tmp_path):
   Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "frame_11.png")
   with pytest.raises(InputError, match="frame_11.png is 9 x 9 pixels, frame_1.png is 8 x 6"):
     list(video.seconds(video.open_footage(tmp_path), every="frame"))
-  with pytest.raises(InputError, match="fps=0 must be above 0"):
+  with pytest.raises(InputError, match="fps=0 must be a number above 0"):
     video.open_footage(tmp_path, fps=0)
 
 

@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from avs_jax.errors import InputError
 from avs_jax.own_video import files
@@ -147,7 +148,7 @@ def test_settings_that_make_no_sense_are_refused_before_anything_is_done(videos,
   out = str(tmp_path / "out")
   for settings, said in (
     ({"every": "minute"}, "every='minute' is unknown"),
-    ({"start": 3.0, "end": 2.0}, "start=3, end=2.0: start must be 0 or more, and end later"),
+    ({"start": 3.0, "end": 2.0}, "start=3, end=2.0: seconds are wanted, start 0 or more, and end later"),
     ({"write": "gif"}, "'gif' cannot be written"),
   ):
     with pytest.raises(InputError, match=said):
@@ -155,3 +156,34 @@ def test_settings_that_make_no_sense_are_refused_before_anything_is_done(videos,
   with pytest.raises(InputError, match="--mode=predict needs --input=VIDEO"):
     files.command(Bright, None, out)
   assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("given", ["..", "../...mp4"])
+def test_an_input_of_dots_costs_nobody_a_file(tmp_path, monkeypatch, given):
+  work = tmp_path / "frames" / "work"
+  work.mkdir(parents=True)
+  (work / "thesis.txt").write_text("years")
+  film(tmp_path / "frames" / "...mp4")
+  Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "frames" / "1.png")
+  monkeypatch.chdir(work)
+  for _ in range(2):
+    assert files.predict_files(Bright(), given, "out", write=("csv",)) == {}
+  assert (work / "thesis.txt").read_text() == "years"
+  assert sorted(path.name for path in work.iterdir()) == ["out", "thesis.txt"]
+  assert len(list((work / "out").iterdir())) == 1
+
+
+def test_every_line_of_the_list_names_its_input(capsys):
+  with pytest.raises(SystemExit):
+    files.tell({"a.mp4": "a.mp4 cannot be read.", "b.mp4": "ZeroDivisionError: by zero"}, 3, "out")
+  told = capsys.readouterr().err
+  assert "  a.mp4 cannot be read.\n" in told and "  b.mp4: ZeroDivisionError: by zero\n" in told
+
+
+@pytest.mark.parametrize(
+  "settings",
+  [{"start": float("nan")}, {"end": float("inf")}, {"end": float("nan")}, {"threshold": float("nan")}],
+)
+def test_what_is_no_number_is_refused(videos, tmp_path, settings):
+  with pytest.raises(InputError, match="seconds are wanted|threshold=nan must lie"):
+    files.predict_files(Bright(), str(videos), str(tmp_path / "out"), **settings)
