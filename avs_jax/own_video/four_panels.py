@@ -74,11 +74,17 @@ class Grid:
   ) -> UInt8[np.ndarray, "h w 3"]:
     if mask is None:
       return label(np.zeros_like(frame), f"{self.names[name]}: no masks")
-    return label(paint(frame, mask, HIT if name == "positive" else FALSE_ALARM),
-                 f"{self.names[name]}: {mask.mean():.3f}")  # fmt: skip
+    is_own = name == "positive"
+    marked = paint(frame, mask, HIT if is_own else FALSE_ALARM, stripes=not is_own)
+    return label(marked, f"{self.names[name]}: {area(float(mask.mean()))}")
 
   def __exit__(self, *error: Any) -> None:
     self.film.__exit__(*error)
+
+
+def area(share: float) -> str:
+  """A share of the picture in words."""
+  return f"{100 * share:.1f} % marked" if share else "nothing marked"
 
 
 class Columns:
@@ -120,8 +126,10 @@ def picture(
       axis.set_yticks([])
       if r == 0:
         axis.set_title(f"{time_s:.0f} s", fontsize=8)
-    text = f"{names[name]}\narea {figures[name]['area']:.3f}"
+    text = f"{names[name]}\n{area(figures[name]['area'] or 0.0)}"
     axes[r][0].set_ylabel(text, rotation=0, ha="right", va="center", fontsize=9)
   figure.suptitle(textwrap.fill(caption, 24 * (len(columns) + 1)), fontsize=8)
-  figure.supxlabel("green: marked under the own sound   orange: false alarm", fontsize=8)
+  figure.supxlabel(
+    "green: marked under the own sound   orange stripes: marked under another, a false alarm", fontsize=8
+  )
   save(figure, str(path))

@@ -13,6 +13,7 @@ from avs_jax.own_video.prediction import Prediction
 
 COLOUR = (0, 158, 115)  # of a binary mask; classes have PASCAL VOC's colours
 OPACITY = 0.45
+STRIPE = 0.8  # opacity of a stripe
 EDGE = (255, 255, 255)
 
 
@@ -20,11 +21,14 @@ def paint(
   frame: UInt8[np.ndarray, "H W 3"],
   mask: Bool[np.ndarray, "H W"],
   colour: tuple[int, int, int] | UInt8[np.ndarray, "H W 3"] = COLOUR,
+  *,
+  stripes: bool = False,
 ) -> UInt8[np.ndarray, "H W 3"]:
   """The frame with the mask tinted and its edge drawn in white.
 
   Args:
     colour: RGB, or one for each pixel.
+    stripes: tint every second diagonal stripe alone, and strongly: no object looks like that by itself.
   """
   picture = frame.copy()
   if not mask.any():
@@ -34,7 +38,12 @@ def paint(
   box = tuple(slice(max(0, line[0] - width), line[-1] + 1 + width) for line in (rows, columns))
   inside, area = mask[box], picture[box]
   tint = np.asarray(colour, np.uint8) if isinstance(colour, tuple) else colour[box][inside]
-  area[inside] = ((1 - OPACITY) * area[inside] + OPACITY * tint).astype(np.uint8)
+  share = np.full(inside.shape, OPACITY)
+  if stripes:
+    y, x = np.indices(inside.shape)
+    share = np.where((x + y) // (4 * width + 2) % 2, STRIPE, 0.0)
+  share = share[inside][:, None]
+  area[inside] = ((1 - share) * area[inside] + share * tint).astype(np.uint8)
   area[edge(inside, width)] = EDGE
   return picture
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from avs_jax.own_video.four_panels import Columns, Grid, Moment
+from avs_jax.own_video.four_panels import Columns, Grid, Moment, area
 from data_pipelines import video
 
 NAMES = {"positive": "own sound", "silence": "silence", "noise": "noise", "offscreen": "off-screen"}
@@ -41,3 +41,11 @@ def test_a_sound_without_masks_has_a_dark_panel(tmp_path):
   assert panels["positive"][20, 20, 1] > panels["positive"][20, 20, 0]
   assert not panels["noise"][22, 30].any()
   assert video.open_footage(tmp_path / "a.mp4").size == (48, 64)
+
+
+def test_an_area_is_said_in_words():
+  assert [area(share) for share in (0.0, 0.1267, 1.0)] == [
+    "nothing marked",
+    "12.7 % marked",
+    "100.0 % marked",
+  ]

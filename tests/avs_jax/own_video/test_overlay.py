@@ -93,6 +93,18 @@ def test_a_mask_is_tinted_and_edged_in_white():
   np.testing.assert_array_equal(overlay.paint(GREY, np.zeros_like(mask)), GREY)
 
 
+def test_stripes_show_on_an_object_of_their_own_colour():
+  """A false alarm on an orange dog: half of it is tinted, half is as it was, and its edge is white."""
+  mask = np.zeros((48, 64), bool)
+  mask[8:40, 8:56] = True
+  picture = overlay.paint(GREY, mask, (200, 60, 60), stripes=True)
+  inside = picture[10:38, 10:54, 0]
+  tinted = inside == int(0.2 * 60 + 0.8 * 200)
+  assert 0.4 < tinted.mean() < 0.6
+  assert (inside[~tinted] == 60).all()
+  assert (picture[8, 20] == 255).all()
+
+
 def test_classes_have_their_own_colours_and_are_named():
   classes = np.array([[1, 1], [1, 2]], np.int32)
   each = said(0.0, 1.0, np.array([[0.9, 0.9], [0.1, 0.8]]), (48, 64), coarse_classes=classes,
