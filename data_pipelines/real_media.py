@@ -159,6 +159,10 @@ class RealMedia:
     """Classes of the objects in clip `index`, sounding or not."""
     return frozenset(self.categories[thing.category] for thing in self._plan(index).things)
 
+  def recordings(self, index: int) -> tuple[str, ...]:
+    """Names of the recordings that clip `index` is made of, one for each object."""
+    return tuple(self._recording(thing).name for thing in self._plan(index).things)
+
   def credits(self, index: int) -> list[str]:
     """Whose pictures and recordings clip `index` shows, one line each."""
     things = self._plan(index).things
