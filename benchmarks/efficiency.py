@@ -31,7 +31,7 @@ from avs_jax.types import SAMPLE_RATE_HZ
 from benchmarks import flops
 from benchmarks.cost_page import page
 from benchmarks.cost_rows import OWN, SECONDS, TABLE_X, VISUAL, Subject, read_subject
-from benchmarks.in_turn import cpu_seconds
+from benchmarks.in_turn import cpu_seconds, peak_memory
 
 
 def shapes(subject: Subject, audio: str = "vggish") -> tuple[Any, Any]:
@@ -109,8 +109,6 @@ def peak_bytes(device: Any) -> float:
   held = device.memory_stats() if device.platform != "cpu" else None
   if held and "peak_bytes_in_use" in held:
     return float(held["peak_bytes_in_use"])
-  from benchmarks.system import peak_memory
-
   return peak_memory()
 
 

@@ -6,6 +6,7 @@ import os
 import platform
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,6 +23,17 @@ def cpu_seconds() -> float:
   """CPU seconds that this process has used, in the kernel too."""
   used = resource.getrusage(resource.RUSAGE_SELF)
   return used.ru_utime + used.ru_stime
+
+
+def peak_memory() -> float:
+  """Largest resident size of this process so far, bytes; not of what it was before it became this program."""
+  try:
+    with open("/proc/self/status") as file:
+      (line,) = [line for line in file if line.startswith("VmHWM")]
+    return float(line.split()[1]) * 1024
+  except OSError:  # not Linux
+    scale = 1 if sys.platform == "darwin" else 1024
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale)
 
 
 def measure(programs: Mapping[str, Any], arguments: Sequence[Any], repeats: int) -> Figures:

@@ -8,9 +8,7 @@ machines are noisy and shared.
 
 import os
 import platform
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -28,7 +26,7 @@ from avs_jax.logbook import versions
 from avs_jax.model import build_model, build_objective, frozen_parts, starting_variables
 from avs_jax.step import TrainState, make_predict_step, make_train_step
 from avs_jax.types import SAMPLE_RATE_HZ, Batch
-from benchmarks.in_turn import publish
+from benchmarks.in_turn import peak_memory, publish
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/ms3.py", "What to measure.", lock_config=True)
 _BATCH = flags.DEFINE_integer("batch", 1, "Clips in a batch.")
@@ -179,11 +177,6 @@ def fresh(state: Any, variables: Mapping[str, Any], rule: Any, learns: Any, shar
   del state
   opt_state = jax.jit(rule.init, out_shardings=sharding.opt_state)(learns)
   return TrainState(np.zeros((), np.int32), variables["params"], variables["batch_stats"], opt_state)
-
-
-def peak_memory() -> float:
-  """Largest resident size of this process so far, bytes."""
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def table(config: Any, figures: Mapping[str, Any], clips: int, repeats: int) -> str:

@@ -8,7 +8,6 @@ process, and how much more than for the first length it is.
 """
 
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -18,23 +17,10 @@ from collections.abc import Sequence
 from absl import app, flags
 
 from avs_jax.logbook import versions
-from benchmarks.in_turn import publish
+from benchmarks.in_turn import peak_memory, publish
 from benchmarks.own_video import FPS, RATE_HZ, make_video
 
 Row = tuple[int, float, float]  # seconds of video, peak bytes, seconds of work
-
-
-def largest() -> float:
-  """Largest resident size of this process so far, bytes."""
-  try:
-    with open(
-      "/proc/self/status"
-    ) as file:  # what the process was before it became this program does not count
-      (line,) = [line for line in file if line.startswith("VmHWM")]
-    return float(line.split()[1]) * 1024
-  except OSError:
-    scale = 1 if sys.platform == "darwin" else 1024
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale)
 
 
 def mask(video: str, output: str) -> None:
@@ -44,7 +30,7 @@ def mask(video: str, output: str) -> None:
 
   failed = predict_files(Predictor.from_weights(), video, output)
   assert not failed, failed
-  print(largest())
+  print(peak_memory())
 
 
 def measure(lengths: Sequence[int], height: int) -> list[Row]:

@@ -23,7 +23,7 @@ recipe (paper):
                 a sound under noise is not
   grounded      ours: a calibrated guide cell by cell, in-batch mismatches as off-screen negatives, silence, noise and
                 made-up tones as decoys beside each clip's own sound, and in inference the mask's probability times the
-                guide's; no clip is given up and masks are trained without the guide, so they learn what the prior's do
+                guide's; no clip is given up, and the masks' loss does not see the guide
 """
 
 import copy

@@ -6,6 +6,7 @@ import types
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from benchmarks import in_turn
@@ -68,3 +69,9 @@ def test_the_conditions_name_machine_versions_and_load():
   said = in_turn.conditions(5)
   for part in (jax.devices()[0].device_kind, f"jax {jax.__version__}", "median of 5 calls", "load average"):
     assert part in said
+
+
+def test_the_peak_counts_what_this_process_has_held():
+  before = in_turn.peak_memory()
+  held = np.ones(100_000_000, np.uint8)
+  assert in_turn.peak_memory() >= max(before, 100e6) and held[-1] == 1
