@@ -40,9 +40,7 @@ def told(batch: Batch) -> dict[str, Any]:
 
 def decoy_of(model: nn.Module, batch: Batch) -> dict[str, Any]:
   """A batch's decoys as the model hears them, if there are any; from where the clip's own sound comes."""
-  if batch.decoy is None:
-    return {}
-  return {"decoy": sound_of(model, batch.replace(log_mel=batch.decoy, waveform=batch.decoy))}
+  return {} if batch.decoy is None else {"decoy": _from_there(_hearing(model), batch.decoy, batch)}
 
 
 def sound_of(model: nn.Module, batch: Batch) -> Any:
@@ -51,10 +49,19 @@ def sound_of(model: nn.Module, batch: Batch) -> Any:
   Raises:
     InputError: the model asks where sounds come from, and the batch does not say.
   """
+  system = _hearing(model)
+  return _from_there(system, batch.waveform if getattr(system, "takes_waveform", False) else batch.log_mel, batch)
+
+
+def _hearing(model: Any) -> Any:
+  """The system within its wrappers."""
   while hasattr(model, "system"):
     model = model.system
-  mono = batch.waveform if getattr(model, "takes_waveform", False) else batch.log_mel
-  if not getattr(model, "stereo", False):
+  return model
+
+
+def _from_there(system: Any, mono: Any, batch: Batch) -> Any:
+  if not getattr(system, "stereo", False):
     return mono
   if batch.pan is None:
     raise InputError("model.stereo=True needs sounds with a direction; take it back, or data that have one.")

@@ -96,19 +96,28 @@ def some_frames(frames: AnyArray, count: int, key: Array, clips: int = 0) -> Any
 
 
 def labels(batch: Batch) -> tuple[Bool[Array, "B T G"], Bool[Array, "B T G"]]:
-  """What is to be named in each picture and each second: the data set's categories, then silence, then noise."""
+  """What is to be named in each picture and each second: the data set's categories, then silence, then noise.
+
+  Where everything may be seen or heard (a clip of several categories' data set that names none), nothing is named.
+  """
   assert batch.sounding is not None and batch.visible is not None  # warm_up has asked for categories
   shape = (*batch.sounding.shape[:2], 1)
   kind = jnp.broadcast_to(batch.condition[:, None, None], shape)
   nothing = jnp.zeros(shape, bool)
-  seen = jnp.broadcast_to(batch.visible[:, None], batch.sounding.shape)
+  seen = jnp.broadcast_to(_named(batch.visible)[:, None], batch.sounding.shape)
   is_silent, is_noise = kind == int(Condition.SILENCE), kind == int(Condition.NOISE)
-  heard = batch.sounding & ~is_silent & ~is_noise
+  heard = _named(batch.sounding) & ~is_silent & ~is_noise
   present = batch.present[..., None]  # padding shows and says nothing
   return (
     jnp.concatenate([seen, nothing, nothing], -1) & present,
     jnp.concatenate([heard, is_silent, is_noise], -1) & present,
   )
+
+
+def _named(categories: Bool[AnyArray, "... G"]) -> Bool[Array, "... G"]:
+  """The categories, or none where all of several are said to be there."""
+  categories = jnp.asarray(categories)
+  return categories & ~(categories.all(-1, keepdims=True) & (categories.shape[-1] > 1))
 
 
 def naming_loss(logits: Float[Array, "B T G"], labels: Bool[Array, "B T G"]) -> Float[Array, ""]:

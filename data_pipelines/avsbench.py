@@ -174,9 +174,13 @@ class AVSBench:
     return side, side
 
   def _heard(self, entry: files.Entry, masks: np.ndarray, present: np.ndarray):
-    """`sounding` [T, G] and `visible` [G], where the data set says so."""
-    if self.subset == "S4":  # one category, which sounds all the time
-      visible = np.array([name in entry.objects for name in self.categories])
+    """`sounding` [T, G] and `visible` [G], where the data set says so.
+
+    S4's one category sounds all the time. MS3 names a clip's objects, not their seconds: each may sound in every one;
+    a clip without names may hold anything. So what neither names is surely not there, and that is what is relied on.
+    """
+    if self.subset in ("S4", "MS3") and self.categories:
+      visible = np.array([name in entry.objects or not entry.objects for name in self.categories])
       return np.repeat(visible[None], self.seconds, axis=0), visible
     if self.subset == "AVSS":
       sounding = np.stack([np.bincount(m.reshape(-1), minlength=self.num_classes)[1:] > 0 for m in masks])

@@ -48,6 +48,24 @@ def test_padding_shows_nothing_and_says_nothing():
   np.testing.assert_array_equal(heard[1], [[False, True, False], [False] * 3, [False] * 3])
 
 
+def test_a_clip_that_may_hold_anything_is_asked_to_name_nothing():
+  shape = (2, 3)
+  batch = Batch(
+    frames=np.zeros((*shape, 4, 4, 3), np.uint8),
+    log_mel=np.zeros((*shape, 96, 64), np.float32),
+    masks=np.zeros((*shape, 4, 4), np.int32),
+    annotated=np.ones(shape, bool),
+    present=np.ones(shape, bool),
+    condition=np.array([Condition.POSITIVE, Condition.NOISE], np.int32),
+    index=np.arange(2, dtype=np.int32),
+    sounding=np.ones((*shape, 4), bool),
+    visible=np.ones((2, 4), bool),
+  )
+  seen, heard = warmup.labels(batch)
+  assert not seen.any() and not heard[0].any()
+  np.testing.assert_array_equal(heard[1], [[False] * 5 + [True]] * 3)  # that noise is noise is known
+
+
 def test_neighbouring_frames_from_a_random_second_or_all_of_them():
   frames = np.arange(2 * 5).reshape(2, 5, 1, 1, 1)
   starts = set()

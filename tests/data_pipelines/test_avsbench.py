@@ -145,6 +145,19 @@ def test_ms3_reads_five_masks_and_its_objects_where_a_csv_has_them(ms3):
   assert source.broad[source.categories.index("man")] == "human"
 
 
+def test_ms3_says_what_may_sound_and_of_a_clip_without_names_that_anything_may(ms3):
+  assert AVSBench(ms3, "ms3", "val").clip(0).visible is None
+  table(ms3 / "metadata.csv", ("uid", "label", "split", "a_obj"), ("x1", "v1m", "val", "man_emergency-car"))
+  source = AVSBench(ms3, "ms3", "val")
+  named, unnamed = source.clip(0), source.clip(1)
+  assert {name for name, seen in zip(source.categories, named.visible, strict=True) if seen} == {
+    "man",
+    "emergency-car",
+  }
+  np.testing.assert_array_equal(named.sounding, np.repeat(named.visible[None], 5, axis=0))
+  assert unnamed.visible.all() and unnamed.sounding.shape == (5, 22) and unnamed.sounding.all()
+
+
 def test_pictures_are_resized_when_a_size_is_asked_for(ms3):
   source = AVSBench(ms3, "ms3", "val", size=16)
   clip = source.clip(0)
