@@ -45,7 +45,7 @@ class Seen:
 
 
 def make_count(mesh: Mesh) -> Callable[[Outputs, Batch], Any]:
-  """A reduction of a batch's outputs to (maps, counts, index, counted, similarity).
+  """A reduction of a batch's outputs to (maps, counts, index, counted, similarity, counts without the gate).
 
   Maps are what `--mode=score` reads from files: probabilities [B, T, H, W], or the likeliest classes. They are
   finished before they are counted, by the program that counts masks from files, so that both agree to the
@@ -53,9 +53,8 @@ def make_count(mesh: Mesh) -> Callable[[Outputs, Batch], Any]:
   """
   whole = meshes.replicated(mesh)
 
-  def finish(outputs: Outputs) -> Any:
-    is_binary = outputs.logits.shape[-1] == 1
-    return activity(outputs.logits) if is_binary else jnp.argmax(outputs.logits, -1)
+  def finish(logits: jax.Array) -> Any:
+    return activity(logits) if logits.shape[-1] == 1 else jnp.argmax(logits, -1)
 
   def count(maps: Any, masks: Any, num_classes: int) -> Any:
     flat, masks = (x.reshape(-1, *x.shape[2:]) for x in (maps, masks))  # [B*T, H, W]
@@ -68,9 +67,11 @@ def make_count(mesh: Mesh) -> Callable[[Outputs, Batch], Any]:
   gather = jax.jit(lambda *rest: rest, out_shardings=whole)
 
   def reduce(outputs: Outputs, batch: Batch) -> Any:
-    maps = finish_jit(outputs)
-    counts = count_jit(maps, batch.masks, outputs.logits.shape[-1])
-    return maps, counts, *gather(batch.index, batch.annotated & batch.present, outputs.similarity)
+    classes = outputs.logits.shape[-1]
+    maps = finish_jit(outputs.logits)
+    counts = count_jit(maps, batch.masks, classes)
+    bare = None if outputs.ungated is None else count_jit(finish_jit(outputs.ungated), batch.masks, classes)
+    return maps, counts, *gather(batch.index, batch.annotated & batch.present, outputs.similarity), bare
 
   return reduce
 
@@ -102,7 +103,7 @@ def judge(
     parts: clip indices to be summarised by themselves too, by name.
     save: called for every clip with its index and [T, H, W] "probabilities", or "labels" of classes.
   """
-  tally, probabilities, found = metrics.Tally(), {}, {}
+  tally, ungated, probabilities, found = metrics.Tally(), None, {}, {}
   apart = {name: (np.array(clips), metrics.Tally()) for name, clips in (parts or {}).items()}
   agreement: dict[tuple[int, int], float] = {}
   kept = set(keep)
@@ -112,8 +113,11 @@ def judge(
     batch = meshes.put_batch(mesh, Batch(**rows))
     outputs = predict(variables, batch)
     maps, *counted = count(outputs, batch)
-    counts, index, counts_for, similarity = jax.device_get(counted)
+    counts, index, counts_for, similarity, bare = jax.device_get(counted)
     tally.add(counts, index, counts_for)
+    if bare is not None:
+      ungated = ungated or metrics.Tally()
+      ungated.add(bare, index, counts_for)
     for clips, part in apart.values():
       part.add(counts, np.where(np.isin(index, clips), index, -1), counts_for)
     if similarity is not None:
@@ -137,6 +141,11 @@ def judge(
   summarise = metrics.summarise_classes if isinstance(counts, metrics.ClassCounts) else metrics.summarise
   figures = summarise(tally)
   statistics = {"keys": keys, "counted": counted, **dict(vars(counts))}
+  if ungated is not None:
+    bare, (_, _, counts) = summarise(ungated), ungated.stacked()
+    named = {f"{name}_ungated": name for name in ("iou_frame", "iou_class_frame", "fpr")}
+    figures |= {new: bare[name] for new, name in named.items() if name in bare}
+    statistics |= {f"ungated_{name}": each for name, each in vars(counts).items()}
   if agreement:
     raw = np.array([agreement[clip, t] for clip, t in keys.tolist()])
     statistics["similarity"] = raw
@@ -195,7 +204,8 @@ def four_sounds(
 
 def selection_metrics(num_classes: int) -> tuple[str, ...]:
   """The figures that may choose the best checkpoint: higher is better, one number for a split."""
-  names = (name for name in report.LEGEND if name.startswith(("iou_", "f_")) and not name.endswith("_empty"))
+  others = ("_empty", "_ungated")
+  names = (name for name in report.LEGEND if name.startswith(("iou_", "f_")) and not name.endswith(others))
   return tuple(name for name in names if ("_class_" in name) == (num_classes > 1))
 
 

@@ -79,6 +79,15 @@ def masks_at(each: Statistics, place: int | None) -> tuple[np.ndarray, np.ndarra
   return iou, active / (pixels + 1e-7)
 
 
+def ungated(statistics: Mapping[str, Statistics]) -> dict[str, dict[str, np.ndarray]]:
+  """The statistics of the masks as they were before the guide's gate; as they are where nothing gates."""
+  start = "ungated_"
+  return {
+    name: {**each, **{field.removeprefix(start): each[field] for field in each if field.startswith(start)}}
+    for name, each in statistics.items()
+  }
+
+
 def point(statistics: Mapping[str, Statistics], place: int | None, gate: float | None) -> dict[str, Any]:
   """What the scoreboard would say with this mask threshold, seconds below the `gate` emptied.
 
@@ -122,9 +131,11 @@ def gates(statistics: Mapping[str, Statistics]) -> list[float]:
 def sweep(statistics: Mapping[str, Statistics]) -> dict[str, Any]:
   """All that a record keeps of a run's frontier.
 
+  A run judged with its gate is swept without it: what is refused at one level must be there at another.
+
   Returns:
-    operating: the scoreboard's own point (p > 0.5, no gate).
-    mask: points of the mask threshold alone, rising.
+    operating: the scoreboard's own point (p > 0.5, with the gate if the run has one).
+    mask: points of the mask threshold alone, nothing refused, rising.
     gate: points of the gate alone at p > 0.5, rising; [] without a guide.
     best: of both together, the points that no other beats in both positive IoU and G-FPR, by rising G-FPR.
 
@@ -136,10 +147,10 @@ def sweep(statistics: Mapping[str, Statistics]) -> dict[str, Any]:
       "a frontier needs binary masks under positive, silence, noise and offscreen; evaluate all four."
     )
   levels = gates(statistics)
-  operating = point(statistics, None, None)
-  masks = [point(statistics, place, None) for place in PLACES]
-  gated = [point(statistics, None, level) for level in levels]
-  both = [point(statistics, place, level) for place, level in itertools.product(PLACES, levels)]
+  operating, bare = point(statistics, None, None), ungated(statistics)
+  masks = [point(bare, place, None) for place in PLACES]
+  gated = [point(bare, None, level) for level in levels]
+  both = [point(bare, place, level) for place, level in itertools.product(PLACES, levels)]
   return {
     "operating": rounded(operating),
     "mask": [rounded(each) for each in masks],

@@ -16,7 +16,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from avs_jax import metrics, tables, weight_origin
+from avs_jax import metrics, tables
+from avs_jax.caveats import warnings
 from avs_jax.errors import InputError
 
 NEGATIVES = ("silence", "noise", "offscreen")
@@ -38,6 +39,7 @@ _CLASSES = (
   "iou_class_frame_published", "f_class_frame_published",
 )  # fmt: skip
 _AGAINST_EMPTY = ("fpr", "iou_frame_empty", "quiet_frames", "similarity")
+_UNGATED = ("iou_frame_ungated", "iou_class_frame_ungated", "fpr_ungated")
 # What an all-empty prediction gets: a figure of the own sound's summary, or a constant.
 _FLOORS = {
   "iou_frame": "iou_frame_floor", "f_max_batch20": "f_max_batch20_floor", "f_max_dataset": "f_max_dataset_floor",
@@ -65,6 +67,9 @@ LEGEND = {
   "iou_frame_empty": "IoU against the empty mask, the right answer to a negative sound: share of pixels off",
   "quiet_frames": "share of frames without a single pixel on",
   "similarity": "mean agreement of sound and picture, in the guide's opinion",
+  "iou_frame_ungated": "iou_frame of the masks before the guide's gate",
+  "iou_class_frame_ungated": "iou_class_frame of the masks before the guide's gate",
+  "fpr_ungated": "fpr of the masks before the guide's gate",
 }
 
 
@@ -153,7 +158,7 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[lis
   if not sounds:
     raise InputError("the scoreboard has no sound to show; evaluate at least the clips' own sound.")
   first = next(iter(sounds.values()))
-  columns = [c for c in (*_BINARY, *_CLASSES, *_AGAINST_EMPTY) if c in first]
+  columns = [c for c in (*_BINARY, *_CLASSES, *_AGAINST_EMPTY, *_UNGATED) if c in first]
   rows = []
 
   def add(name: str, figures: Mapping[str, Any], count: str = "") -> None:
@@ -197,27 +202,6 @@ def _global_line(results: Mapping[str, Mapping[str, Any]]) -> str:
   line = ", ".join(f"{name} {tables.number(scores[figure])}" for name, figure in names.items())
   family = "iou_frame, f_max_batch20" if "g_f_at_half" in scores else "iou_class_frame, f_class_frame"
   return f"{line} (of {family})"
-
-
-def warnings(record: Mapping[str, Any]) -> list[str]:
-  """What a reader must know before the figures: a sentence each."""
-  config = record.get("config") or {}
-  found = []
-  if record.get("is_stand_in"):
-    found.append(
-      f"STAND-IN DATA: measured on {record.get('data_set')}; these figures say nothing of a published data set."
-    )
-  if config.get("negatives", {}).get("front_end") == "as_published":
-    found.append(
-      "TELL-TALE FORMAT: silence, noise and off-screen sounds have another front end than own sounds"
-      " (negatives.front_end=as_published), so a model can tell them apart by their format alone."
-    )
-  if config.get("eval", {}).get("negative_audio") == "any":
-    found.append(
-      "UNKNOWN OBJECTS: where no clip of the split names its objects, off-screen sounds are any other clip's"
-      " (eval.negative_audio=any) and may belong to the picture; not comparable with published figures."
-    )
-  return found + weight_origin.untaught(config)
 
 
 def _facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -105,6 +105,7 @@ class Outputs:
     uncertainty: RAVS's per-pixel uncertainty in [0, 1].
     groups: group of each cell of the last map that RAVS groups.
     group_agreement: cosine of each of these groups and the second's sound; `alignment`.
+    ungated: `logits` before a guide's gate, in inference; None where nothing gates.
     biased: outputs of a visual-only branch that has a loss of its own; filled by debias/contrast in training.
   """
 
@@ -127,4 +128,5 @@ class Outputs:
   uncertainty: Float[AnyArray, "B T H W 1"] | None = None
   groups: Int[AnyArray, "B T _h _w"] | None = None
   group_agreement: Float[AnyArray, "B T P"] | None = None
+  ungated: Float[AnyArray, "B T H W K"] | None = None
   biased: Any = None

@@ -198,29 +198,37 @@ def frontiers(
   """Positive IoU against G-FPR: a curve a recipe and sweep, a dot where the scoreboard stands.
 
   Args:
-    recipes: {name: {"operating", "mask", "gate", "best": (g_fpr, positive iou_frame) points}}.
+    recipes: {name: {"operating", "mask", "gate", "best": (g_fpr, positive iou_frame) points}}. A recipe has one
+      colour in all systems, a system one kind of line, where names are "system-recipe".
 
   Returns: `path`.
   """
   from matplotlib.figure import Figure
 
-  figure = Figure(figsize=(9, 3.9), layout="constrained")
+  figure = Figure(figsize=(11, 4.2), layout="constrained")
   axes = figure.subplots(1, 2, sharey=True)
+  systems = list(dict.fromkeys(name.rpartition("-")[0] for name in recipes))
+  kinds = list(dict.fromkeys(name.rpartition("-")[2] for name in recipes))
   for axis, which, title in (
     (axes[0], "mask", "mask threshold alone"),
     (axes[1], "best", "mask threshold and similarity gate, best of both"),
   ):
-    for number, (name, each) in enumerate(recipes.items()):
-      colour = f"C{number % 10}"
+    for name, each in recipes.items():
+      system, _, kind = name.rpartition("-")
+      colour, number = f"C{kinds.index(kind) % 10}", systems.index(system) % 5
       points = np.array(sorted(each[which])) if each[which] else np.zeros((0, 2))
-      axis.plot(points[:, 0], points[:, 1], color=colour, linewidth=1.2, label=name)
+      line, marker = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))[number], "os^vD"[number]
+      axis.plot(
+        points[:, 0], points[:, 1], linestyle=line, color=colour, linewidth=1.2, marker=marker, markevery=[-1],
+        markersize=3, label=name,
+      )  # fmt: skip
       dots = np.array(each["operating"])
-      axis.plot(dots[:, 0], dots[:, 1], "o", color=colour, markersize=5)
+      axis.plot(dots[:, 0], dots[:, 1], marker, color=colour, markersize=6)
     axis.set_title(title, fontsize=9)
     axis.set_xlabel("g_fpr (left is better)", fontsize=8)
   axes[0].set_ylabel("positive iou_frame", fontsize=8)
-  axes[1].legend(fontsize=7)
-  figure.suptitle(f"{caption}; dots: p > 0.5, no gate", fontsize=8)
+  figure.legend(*axes[1].get_legend_handles_labels(), loc="outside right center", fontsize=7)
+  figure.suptitle(f"{caption}; dots: as judged, p > 0.5", fontsize=8)
   return save(figure, path)
 
 

@@ -14,7 +14,7 @@ from experiments.study import Study
 
 _FIGURES = {
   "four_sounds": "The same frames under four sounds (as figures 3 and 5)",
-  "similarity": "Similarity of sound and picture before and after training (as figure 4)",
+  "similarity": "Similarity of sound and picture, own and negative sounds (as figure 4)",
   "frontier": "Positive IoU against G-FPR at other thresholds",
 }
 
@@ -31,7 +31,10 @@ def compose(study: Study, paths: Iterable[str], page: str) -> str:
         texts.append(text.replace("# ", "## ", 1) if name == "runs" else text.replace("## ", "### ", 1))
   for path in paths:
     if path.endswith(".png"):
-      words = next(words for start, words in _FIGURES.items() if os.path.basename(path).startswith(start))
+      name = os.path.basename(path).removesuffix(".png")
+      start, words = next(item for item in _FIGURES.items() if name.startswith(item[0]))
+      row = name.removeprefix(start).lstrip("_")
+      words = f"{words}: {row}" if row else words
       link = os.path.relpath(path, os.path.dirname(os.path.abspath(page)))
       texts.append(f"{words}:\n\n![{words}]({link})")
   return "\n\n".join(texts)

@@ -51,8 +51,10 @@ PARTS: dict[str, tuple[str, Mapping[str, Mapping[str, Any]]]] = {
   "pooled": ("guide over the mean of the map", {"debias": {"guide": "cosine_calibrated"}}),
   "gated": ("gate in training too", {"debias": {"gate_training": True}}),
   "heavy": ("its losses at full weight", {"debias": _HEAVY}),
-  "heavy_gated": ("both of these", {"debias": {**_HEAVY, "gate_training": True}}),
-  "ungated": ("without the gate", {"debias": {"gate": False, "gate_training": False}}),
+  "heavy_gated": (
+    "gate in training too, losses at full weight (our first form)",
+    {"debias": {**_HEAVY, "gate_training": True}},
+  ),
 }
 MULTI = {"data": {"name": "ms3"}}
 
@@ -112,7 +114,7 @@ def get_study(arg: str = "generated") -> Study:
         f"{system}-{name}",
         f"{config}{colon}{system}",
         (*common, *(extra if has_warmup or name != "prior" else ()), changes),
-        before=name == "guide_warm",
+        before=name in ("guide_warm", "grounded"),
       )
       for name, changes in recipes.items()
     ]
@@ -141,8 +143,8 @@ def get_study(arg: str = "generated") -> Study:
     title=f"The Robust paper's experiments: {arg.replace('_', ' ')}",
     rows=tuple(rows),
     tables=tuple(t for t in tables(data, has_warmup, parts) if {line.row for line in t.lines} <= names),
-    similarity=("avsbench-guide_warm", "avsbench-grounded"),
-    frontier=tuple(f"avsbench-{name}" for name in recipes),
+    similarity=tuple(f"{system}-{name}" for system in NAMES for name in ("guide_warm", "grounded")),
+    frontier=tuple(f"{system}-{name}" for system in NAMES for name in recipes),
     pictures=("avsbench-prior", "avsbench-guide_warm", "avsbench-grounded"),
     data_set="" if has_warmup else data,
   )

@@ -326,10 +326,27 @@ def notes_of(table: Table, records: Records) -> list[str]:
     )
   if table.form == "conditions_mixed":
     notes.append('"own + NOISE" is the clip\'s own sound under noise at so many dB: high is good.')
+  notes += _gated(table, records)
   if any(len(records.get(line.row, ())) > 1 for line in table.lines):
     notes.append("Mean ± standard deviation (n - 1) over the seeds.")
   if any(record["is_stand_in"] for record in asked):
     notes.append(f"STAND-IN DATA: {asked[0]['data_set']}; ours cannot be compared with the printed lines.")
+  return notes
+
+
+def _gated(table: Table, records: Records) -> list[str]:
+  """A sentence for each line that was judged with its guide's gate: what it is without."""
+  notes = []
+  for line in table.lines:
+    some = records.get(line.row, ())
+    if not any(record["settings"].get("debias.gate") for record in some):
+      continue
+    bare = [spread([figure(each, "positive", "iou_frame_ungated") for each in some], "iou")]
+    bare += [spread([figure(each, sound, "fpr_ungated") for each in some], "fpr") for sound in _SOUNDS]
+    notes.append(
+      f"{', '.join(line.labels)}: judged with its gate; the masks alone have own iou_frame {bare[0]}, fpr under"
+      f" silence, noise and off-screen sound {', '.join(bare[1:])}."
+    )
   return notes
 
 

@@ -134,7 +134,7 @@ class Guided(nn.Module):
     system: a module with the methods of `systems.system.System`.
     form: one of `FORMS`.
     gate: multiply the mask's probability by the similarity's, and empty the seconds whose sound is likelier to
-      come from elsewhere (a switch for inference, reported apart); see `gated` and `emptied`.
+      come from elsewhere (a switch for inference, reported apart: `Outputs.ungated`); see `gated` and `emptied`.
     gate_training: multiply in training too, so that the masks' loss reads the product. Where the guide says no,
       the masks need not learn to say it again, and keep what they know of shape.
 
@@ -182,6 +182,7 @@ class Guided(nn.Module):
       logits = emptied(logits, found.logits)
     return outputs.replace(
       logits=logits,
+      ungated=outputs.logits if self.gate and not train else None,
       similarity=found.logits,
       seen_embedding=found.seen,
       heard_embedding=found.heard,

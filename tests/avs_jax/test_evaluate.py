@@ -151,6 +151,31 @@ def test_a_guided_model_is_judged_with_its_similarity(small, tmp_path):
   assert -1 <= seen["positive"].figures["similarity"] <= 1
 
 
+def test_what_a_gate_takes_away_is_kept_beside_what_it_leaves():
+  masks = np.ones((2, 1, 8, 8), np.int32)
+  rows = {
+    "frames": np.zeros((2, 1, 8, 8, 3), np.uint8), "log_mel": np.zeros((2, 1, 96, 64), np.float32), "masks": masks,
+    "annotated": np.ones((2, 1), bool), "present": np.ones((2, 1), bool),
+    "condition": np.zeros(2, np.int32), "index": np.arange(2, dtype=np.int32),
+  }  # fmt: skip
+  right = jnp.full((2, 1, 8, 8, 1), 9.0)
+  half = right.at[1].set(-1e4)  # the second clip is refused
+  mesh = meshes.make_mesh(1)
+  judged = evaluation.judge(
+    lambda _, batch: Outputs(logits=half, ungated=right), evaluation.make_count(mesh), {}, [rows], mesh
+  )
+  assert (judged.figures["iou_frame"], judged.figures["iou_frame_ungated"]) == pytest.approx(
+    (0.5, 1), abs=1e-6
+  )
+  assert (judged.figures["fpr"], judged.figures["fpr_ungated"]) == pytest.approx((0.5, 1), abs=1e-6)
+  np.testing.assert_array_equal(judged.statistics["active"], [64, 0])
+  np.testing.assert_array_equal(judged.statistics["ungated_active"], [64, 64])
+  plain = evaluation.judge(
+    lambda _, batch: Outputs(logits=half), evaluation.make_count(mesh), {}, [rows], mesh
+  )
+  assert not [name for name in (*plain.figures, *plain.statistics) if "ungated" in name]
+
+
 def test_the_best_weights_are_those_judged(finished):
   _, folder, _ = finished
   from avs_jax.checkpoint import combined, digest

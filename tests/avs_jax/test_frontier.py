@@ -77,6 +77,22 @@ def test_a_higher_threshold_or_gate_never_raises_the_false_alarms_and_a_closed_g
   assert frontier.point(sounds()[3], 127, np.inf)["g_fpr"] == 0
 
 
+def test_a_run_judged_with_its_gate_is_swept_without_it():
+  statistics = sounds()[3]
+  fields = metrics.FrameCounts.__dataclass_fields__
+  shut = {  # a gate that refuses everything
+    name: {**each, "active": 0 * each["active"], "overlap": 0 * each["overlap"],
+           "accepted": 0 * each["accepted"], "hits": 0 * each["hits"],
+           **{f"ungated_{field}": each[field] for field in fields}}
+    for name, each in statistics.items()
+  }  # fmt: skip
+  open_, swept = frontier.sweep(statistics), frontier.sweep(shut)
+  assert (swept["mask"], swept["gate"]) == (open_["mask"], open_["gate"])
+  assert swept["operating"]["g_fpr"] == 0 < open_["operating"]["g_fpr"]
+  for limit in (0.05, 0.2):
+    assert frontier.highest_iou(swept["best"], limit) == frontier.highest_iou(open_["best"], limit)
+
+
 def test_the_best_points_are_those_no_other_beats():
   swept = frontier.sweep(sounds()[3])
   best = swept["best"]

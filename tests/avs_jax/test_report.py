@@ -236,5 +236,7 @@ def test_negatives_that_their_format_gives_away_are_said_in_every_form(tmp_path,
   assert [sentence.split(":")[0] for sentence in kept["warnings"]] == ["TELL-TALE FORMAT", "UNKNOWN OBJECTS"]
   table = report.compare(str(tmp_path), {"a": report.read(str(tmp_path))}, show=False)
   assert Path(table["md"]).read_text().count("TELL-TALE FORMAT") == 1
+  (gated,) = report.warnings({"config": {"debias": {"gate": True}}})
+  assert gated.startswith("GATED: ") and "debias.gate=True" in gated
   same = {"negatives": {"front_end": "same"}, "eval": {"negative_audio": "drawn"}}
   assert report.warnings({**record, "config": same}) == [] == report.warnings({})

@@ -18,9 +18,16 @@ def test_tables_come_in_the_studys_order_and_figures_by_links_from_the_page(tmp_
   ):
     (tmp_path / name).write_text(text)
     paths.append(str(tmp_path / name))
-  paths.append(str(tmp_path / "tables" / "frontier.png"))
+  paths += [str(tmp_path / "tables" / name) for name in ("similarity_a-guide.png", "frontier.png")]
   text = page.compose(STUDY, paths, str(tmp_path / "docs" / "results.md"))
-  assert text.startswith("## S\n\nruns\n\n### Two\n\n| x |\n\nPositive IoU against G-FPR")
+  start, similarity, frontier = text.partition("\n\nSimilarity")[0], *text.split("\n\n![")[1:]
+  assert start == "## S\n\nruns\n\n### Two\n\n| x |"
+  assert (
+    similarity.startswith("Similarity of sound and picture")
+    and "](../tables/similarity_a-guide.png)" in similarity
+  )
+  assert "(as figure 4): a-guide:" in text  # whose it is
+  assert frontier.startswith("Positive IoU against G-FPR")
   assert text.endswith("](../tables/frontier.png)")
 
 

@@ -66,6 +66,20 @@ def test_the_frontier_shows_the_operating_point_and_what_thresholds_could_do(mad
   assert "mask and gate, g_fpr <= 0.05" in header
 
 
+def test_what_a_gate_costs_stands_under_every_table_of_its_line(made):
+  found, kept = made
+  table = table_of(found, "frontier")
+  assert not [note for note in tables.notes_of(table, kept) if "gate;" in note]
+  alone = {"iou_frame_ungated": 0.875, "fpr_ungated": 0.25}
+  gated = [
+    {**r, "settings": {**r["settings"], "debias.gate": True},
+     "figures": {name: {**each, **alone} for name, each in r["figures"].items()}}
+    for r in kept["guide"]
+  ]  # fmt: skip
+  (note,) = [note for note in tables.notes_of(table, {**kept, "guide": gated}) if "gate;" in note]
+  assert note.startswith("guide: judged with its gate") and "own iou_frame 87.5" in note and "0.250" in note
+
+
 def test_the_files_name_the_stand_in_and_the_command(made, tmp_path):
   found, kept = made
   paths = tables.write(

@@ -244,6 +244,8 @@ def test_the_gate_multiplies_probabilities_and_nothing_else(variables, guided):
   np.testing.assert_allclose(jax.nn.sigmoid(out.logits), expected, rtol=1e-4)
   np.testing.assert_allclose(out.similarity, guided.similarity, rtol=1e-4, atol=1e-6)
   np.testing.assert_allclose(out.fused_maps[3], guided.fused_maps[3], rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(out.ungated, guided.logits, rtol=1e-4, atol=1e-5)
+  assert guided.ungated is None  # what is not gated has no other masks
 
 
 class Fixed(nn.Module):

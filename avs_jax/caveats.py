@@ -1,0 +1,32 @@
+"""What a reader must know before a scoreboard's figures."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from avs_jax import weight_origin
+
+
+def warnings(record: Mapping[str, Any]) -> list[str]:
+  """What a reader must know before the figures: a sentence each."""
+  config = record.get("config") or {}
+  found = []
+  if record.get("is_stand_in"):
+    found.append(
+      f"STAND-IN DATA: measured on {record.get('data_set')}; these figures say nothing of a published data set."
+    )
+  if config.get("negatives", {}).get("front_end") == "as_published":
+    found.append(
+      "TELL-TALE FORMAT: silence, noise and off-screen sounds have another front end than own sounds"
+      " (negatives.front_end=as_published), so a model can tell them apart by their format alone."
+    )
+  if config.get("eval", {}).get("negative_audio") == "any":
+    found.append(
+      "UNKNOWN OBJECTS: where no clip of the split names its objects, off-screen sounds are any other clip's"
+      " (eval.negative_audio=any) and may belong to the picture; not comparable with published figures."
+    )
+  if config.get("debias", {}).get("gate"):
+    found.append(
+      "GATED: in seconds whose sound the guide finds likelier to come from elsewhere the mask is emptied, and its"
+      " probability is the less the less it agrees (debias.gate=True); the columns ..._ungated are of the masks alone."
+    )
+  return found + weight_origin.untaught(config)
