@@ -106,6 +106,7 @@ def train_until(stop: "StopFlag", config: Any, workdir: str) -> TrainState:
   judge_mesh = meshes.make_mesh(config.eval.batch)
   predict, count = make_predict_step(model, judge_mesh), make_count(judge_mesh)
   book.start(mesh, steps, steps_per_epoch, learns, stays, source)
+  del variables, learns, stays  # the starting weights, which the state holds too
 
   # --- restore: 1 own checkpoint in workdir, 2 init.run, 3 other init files, 4 scratch (2-4 done above)
   checkpoints = Checkpoints(os.path.join(workdir, "checkpoints"), config.log.keep)

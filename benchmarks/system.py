@@ -6,6 +6,7 @@ machines are noisy and shared.
   python -m benchmarks.system --config=configs/ms3.py --output=docs/benchmark_ms3.md
 """
 
+import contextlib
 import os
 import platform
 import statistics
@@ -34,6 +35,7 @@ _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls after one warm-up; me
 _OUTPUT = flags.DEFINE_string("output", None, "Markdown file to write; its JSON beside it.")
 
 Row = tuple[str, str]
+_AHEAD = 16  # batches; more than the pipeline reads ahead
 
 
 def seconds_of(call: Callable[[], Any]) -> float:
@@ -114,8 +116,6 @@ def compiled(function: Any, *arguments: Any) -> tuple[Any, dict[str, float]]:
 
 def measure(config: Any, clips: int, repeats: int) -> dict[str, Any]:
   """All figures of one configuration, by name."""
-  from data_pipelines import feed, sources
-
   begin = time.perf_counter()
   mesh = meshes.make_mesh(clips, devices=jax.devices()[:1])
   model = build_model(config)
@@ -159,17 +159,40 @@ def measure(config: Any, clips: int, repeats: int) -> dict[str, Any]:
   figures["training"] |= in_turn(step, repeats)
   figures["training"]["peak_rss_bytes"] = peak_memory()
 
-  source = sources.build(config, "train")
-  figures["data_set"] = source.title
-  with_cache = feed.training(config, source)
-  for _ in range(2):
-    next(with_cache)
-  begin, count = time.perf_counter(), 8
-  for _ in range(count):
-    next(with_cache)
-  figures["feed_clips_per_s"] = count * config.schedule.batch / (time.perf_counter() - begin)
-  with_cache.close()
+  figures |= feeding(config, clips, step, repeats)
   return figures
+
+
+def feeding(config: Any, clips: int, step: Callable[[], Any], repeats: int) -> dict[str, Any]:
+  """What the data pipeline gives by itself, and how long training steps wait for it; no clip is kept in memory."""
+  from data_pipelines import feed, sources
+
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.data.cache_mb = 0
+    config.schedule.batch = clips
+  source = sources.build(config, "train")
+  waited = 0.0
+  with contextlib.closing(feed.training(config, source)) as batches:
+    next(batches)  # the first is waited for by every run, once
+    begin = time.perf_counter()
+    for _ in range(repeats):
+      asked = time.perf_counter()
+      next(batches)
+      waited += time.perf_counter() - asked
+      jax.block_until_ready(step())
+    total = time.perf_counter() - begin
+    for _ in range(_AHEAD):
+      next(batches)
+    begin = time.perf_counter()
+    for _ in range(3 * _AHEAD):
+      next(batches)
+    alone = time.perf_counter() - begin
+  return {
+    "data_set": source.title,
+    "waiting_share": waited / total,
+    "feed_clips_per_s": 3 * _AHEAD * clips / alone,
+  }
 
 
 def fresh(state: Any, variables: Mapping[str, Any], rule: Any, learns: Any, sharding: Any) -> Any:
@@ -210,6 +233,7 @@ def table(config: Any, figures: Mapping[str, Any], clips: int, repeats: int) -> 
   wanted = clips / figures["training"]["seconds"]
   rows += [
     ("first training step after compilation", f"{figures['training']['first_step_s']:.1f} s"),
+    ("waiting for data", f"{figures['waiting_share']:.1%} of the time of {repeats} training steps"),
     ("data pipeline alone", f"{figures['feed_clips_per_s']:.1f} clips/s ({figures['data_set']}),"
      f" {figures['feed_clips_per_s'] / wanted:.0f} times what the training step takes"),
   ]  # fmt: skip

@@ -55,6 +55,7 @@ def test_the_page_gives_rates_of_the_measured_seconds():
   figures = {
     "start_s": 0.5, "parameters": 1234567, "trainable": 1000, "inference": part,
     "training": {**part, "seconds": 8.0, "first_step_s": 9.0}, "data_set": "a stand-in", "feed_clips_per_s": 10.0,
+    "waiting_share": 0.021,
   }  # fmt: skip
   text = system.table(tiny.get_config(), figures, 2, 3)
   for row in (
@@ -67,6 +68,7 @@ def test_the_page_gives_rates_of_the_measured_seconds():
     "| inference: rate | 0.500 clips/s, 2.0 GFLOP/s |",
     "| inference: share of a plain 3x3 convolution | 25% of 8.0 GFLOP/s measured in turn |",
     "| training: rate | 0.250 clips/s, 1.0 GFLOP/s |",
+    "| waiting for data | 2.1% of the time of 3 training steps |",
     "| data pipeline alone | 10.0 clips/s (a stand-in), 40 times what the training step takes |",
   ):
     assert row in text
@@ -89,5 +91,6 @@ def test_a_small_configuration_is_measured_whole():
       figures[name][key] > 0 for key in ("seconds", "compile_s", "compile_cpu_s", "flop", "peak_rss_bytes")
     )
     assert figures[name]["operations"] > 0 and figures[name]["instructions"] > 0
+  assert 0 < figures["waiting_share"] < 1 and figures["feed_clips_per_s"] > 0
   assert figures["training"]["flop"] > figures["inference"]["flop"]
   assert "generated single-source clips (stand-in)" in system.table(config, figures, 1, 1)
