@@ -64,7 +64,7 @@ def counted_at(counted: Rows) -> str:
     places[place] = places.get(place, 0) + 1
   if len(places) == 1:
     return next(iter(places))
-  return "; ".join(f"{place}: {count} rows" for place, count in places.items())
+  return "; ".join(f"{place}: {count} row{'s' * (count > 1)}" for place, count in places.items())
 
 
 def grid_table(counted: Rows, subjects: Sequence[Subject]) -> list[str]:

@@ -87,4 +87,4 @@ def test_commits_of_the_counted_rows_are_told_apart():
   found = counted()
   found["sdavs:pvt_v2_b5:224"]["commit"] = "xyz"
   text = made({}, found)
-  assert f"at commit abc with jax 1: {len(found) - 1} rows; at commit xyz with jax 1: 1 rows" in text
+  assert f"at commit abc with jax 1: {len(found) - 1} rows; at commit xyz with jax 1: 1 row." in text
