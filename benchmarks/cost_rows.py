@@ -3,8 +3,12 @@
 import dataclasses
 from typing import Any
 
+import jax
+import numpy as np
+
 from avs_jax import encoders, systems
 from avs_jax.errors import InputError
+from avs_jax.types import SAMPLE_RATE_HZ
 
 SECONDS = 5
 VISUAL = (
@@ -61,3 +65,10 @@ def read_subject(text: str) -> Subject:
     if word not in known:
       raise InputError(f"{text!r}: there is no {word!r}; choose one of {', '.join(known)}.")
   return subject
+
+
+def shapes(subject: Subject, audio: str = "vggish") -> tuple[Any, Any]:
+  """Frames and sound of one clip."""
+  second = (SAMPLE_RATE_HZ,) if encoders.takes_waveform(audio) else (96, 64)
+  frames = jax.ShapeDtypeStruct((1, SECONDS, subject.size, subject.size, 3), np.uint8)
+  return frames, jax.ShapeDtypeStruct((1, SECONDS, *second), np.float32)

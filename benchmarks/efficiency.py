@@ -2,43 +2,38 @@
 
   python -m benchmarks.efficiency --output=docs/efficiency.md
   python -m benchmarks.efficiency --output=docs/efficiency.md --measure=avsegformer:pvt_v2_b5:224,sdavs:pvt_v2_b5:224
+  python -m benchmarks.efficiency --output=docs/efficiency.md --measure=all
 
 Parameters and operations come from traced, lowered programs: nothing is compiled, run or allocated. Rows that are
 measured together are each compiled and called in a process of their own, one call at a time in turn, so that a
-busy machine is busy for all of them. Figures are kept in a JSON file beside the page: what is there is not counted
-or measured again (--again does), so the command may be stopped anywhere.
+busy machine is busy for all of them. `all` takes every row of the page in groups that fit into memory, each beside
+SDAVS at the page's size. Figures are kept in a JSON file beside the page, each with the settings, versions and
+commit it was made with: what is there with the same settings is not counted or measured again (--again does), so
+the command may be stopped anywhere.
 """
 
 import argparse
+import dataclasses
+import hashlib
 import json
 import os
-import platform
-import statistics
-import subprocess
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from avs_jax import encoders, systems, tables
 from avs_jax import optimizer as optimizers
 from avs_jax.errors import InputError
-from avs_jax.initialise import initialise
 from avs_jax.logbook import versions
-from avs_jax.types import SAMPLE_RATE_HZ
-from benchmarks import flops
+from avs_jax.report import commit
+from benchmarks import cost_speed, flops
 from benchmarks.cost_page import page
-from benchmarks.cost_rows import OWN, SECONDS, TABLE_X, VISUAL, Subject, read_subject
-from benchmarks.in_turn import cpu_seconds, peak_memory
+from benchmarks.cost_rows import OWN, SECONDS, TABLE_X, VISUAL, Subject, read_subject, shapes
 
-
-def shapes(subject: Subject, audio: str = "vggish") -> tuple[Any, Any]:
-  """Frames and sound of one clip."""
-  second = (SAMPLE_RATE_HZ,) if encoders.takes_waveform(audio) else (96, 64)
-  frames = jax.ShapeDtypeStruct((1, SECONDS, subject.size, subject.size, 3), np.uint8)
-  return frames, jax.ShapeDtypeStruct((1, SECONDS, *second), np.float32)
+FORMAT = 2
 
 
 def frozen_parts(system: str) -> tuple[str, ...]:
@@ -74,91 +69,80 @@ def size_of(tree: Any) -> int:
   return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-# --- measuring: one process a row, called in turn
+# --- what is kept
 
 
-def serve(subject: Subject, dtype: str) -> None:
-  """A worker: compiles, warms up, then makes a call for every line it reads, and prints what it took."""
-  import time
-
-  from avs_jax.mesh import keep_compiled_programs
-
-  keep_compiled_programs()
-  model = systems.build(**subject.settings(), dtype=dtype)
-  inputs = tuple(np.zeros(each.shape, each.dtype) for each in shapes(subject))
-  variables = jax.device_put(initialise(model, *inputs, seed=0))
-  program = jax.jit(lambda variables, *inputs: model.apply(variables, *inputs).logits)
-  compiled = program.lower(variables, *inputs).compile()
-  memory: Any = compiled.memory_analysis()
-  jax.block_until_ready(compiled(variables, *inputs))
-  device = jax.devices()[0]
-  facts = {
-    "device": f"{device.device_kind}, {platform.machine()}, {os.cpu_count()} CPU cores",
-    "temporary_bytes": getattr(memory, "temp_size_in_bytes", None),
-  }
-  print(json.dumps(facts), flush=True)
-  for _ in sys.stdin:
-    begin, used = time.perf_counter(), cpu_seconds()
-    jax.block_until_ready(compiled(variables, *inputs))
-    took = {"seconds": time.perf_counter() - begin, "cpu_seconds": cpu_seconds() - used}
-    print(json.dumps({**took, "peak_bytes": peak_bytes(device)}), flush=True)
+def settings_digest(subject: Subject, **conditions: Any) -> str:
+  """A few letters that differ where the model, the clip, the recipe's frozen parts or `conditions` differ."""
+  model = systems.build(**subject.settings())
+  fields = [field.name for field in dataclasses.fields(model) if field.name not in ("parent", "name")]
+  facts = {name: getattr(model, name) for name in fields} | conditions
+  facts |= {"size": subject.size, "seconds": SECONDS, "frozen": frozen_parts(subject.system)}
+  text = json.dumps(facts, sort_keys=True, default=str)
+  return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def peak_bytes(device: Any) -> float:
-  """The most that was held: by the device where it says so, else by this process."""
-  held = device.memory_stats() if device.platform != "cpu" else None
-  if held and "peak_bytes_in_use" in held:
-    return float(held["peak_bytes_in_use"])
-  return peak_memory()
+def made(settings: str) -> dict[str, Any]:
+  """What stands beside a figure: settings, commit, versions."""
+  found = {name: version for name, version in versions().items() if name in ("jax", "jaxlib", "flax")}
+  return {"settings": settings, "commit": commit(), "versions": found}
 
 
-def measure(subjects: Sequence[Subject], dtype: str, repeats: int) -> dict[str, dict[str, Any]]:
-  """Speed and memory by row, measured in turn.
+def read_kept(path: str) -> dict[str, Any]:
+  """The figures beside a page; none where there is no such file, or one of an older format."""
+  kept: dict[str, Any] = {}
+  if os.path.exists(path):
+    with open(path) as file:
+      kept = json.load(file)
+    if kept.get("format") != FORMAT:
+      print(f"{path} is not of format {FORMAT}: everything is counted anew.", flush=True)
+      kept = {}
+  return {"format": FORMAT, "counted": {}, "measured": {}, **kept}
 
-  Raises:
-    InputError: a row's process ended before its first call, for want of memory as a rule.
+
+def kept_as(name: str, dtype: str, device: str) -> str:
+  """The key of a measured row."""
+  return f"{name} | {dtype} | {device}"
+
+
+def fill(kept: dict[str, Any], timed: Sequence[Subject], options: argparse.Namespace, keep: Any) -> None:
+  """Measures those of `timed` that are not kept under the options' conditions; `keep` is called after each run.
+
+  Rows that are named are measured side by side, so all of them anew where one is due. Of all, those that are due.
   """
-  command = [sys.executable, "-m", "benchmarks.efficiency", f"--dtype={dtype}", "--serve"]
-  pipe = subprocess.PIPE
-  workers, results = {}, {}
-  try:
-    for subject in subjects:  # one after the other: compiling together would need twice the memory
-      worker = subprocess.Popen([*command, subject.name], stdin=pipe, stdout=pipe, text=True)
-      workers[subject.name] = worker
-      results[subject.name] = _answer(worker, subject.name)
-    calls: dict[str, list[dict[str, float]]] = {name: [] for name in workers}
-    for _ in range(repeats):
-      for name, worker in workers.items():
-        assert worker.stdin is not None
-        print("go", file=worker.stdin, flush=True)
-        calls[name].append(_answer(worker, name))
-  finally:
-    for worker in workers.values():
-      worker.terminate()
-      worker.wait()
-  together = ", ".join(workers)
-  for name, taken in calls.items():
-    seconds = statistics.median(call["seconds"] for call in taken)
-    results[name] |= {
-      "fps": SECONDS / seconds,
-      "cpu_seconds_per_frame": statistics.median(call["cpu_seconds"] for call in taken) / SECONDS,
-      "peak_bytes": max(call["peak_bytes"] for call in taken),
-      "dtype": dtype,
-      "repeats": repeats,
-      "together": together,
-      "load": os.getloadavg()[0],
-      "jax": versions()["jax"],
-    }
-  return results
+  device = cost_speed.hardware()
+  reference = Subject("sdavs", "pvt_v2_b5", options.size)
+  conditions = {"dtype": options.dtype, "repeats": options.repeats}
+  digests = {subject.name: settings_digest(subject, **conditions) for subject in [*timed, reference]}
+  done: dict[str, Any] = {}
+  for name, digest in digests.items():
+    found = kept["measured"].get(kept_as(name, options.dtype, device))
+    if found and found["settings"] == digest and not options.again:
+      done[name] = found
 
+  def store(rows: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, found in rows.items():
+      key = kept_as(name, options.dtype, found["device"])
+      kept["measured"][key] = {**found, **made(digests[name]), "asked": options.measure}
+    keep()
 
-def _answer(worker: Any, name: str) -> dict[str, Any]:
-  line = worker.stdout.readline()
-  if not line:
-    raise InputError(
-      f"the process that measures {name} ended early; see its message above, try a smaller size."
-    )
-  return json.loads(line)
+  if options.measure == "all":
+    beside = reference.name
+    done = {name: row for name, row in done.items() if row.get("reference", {}).get("name") == beside}
+    due = [subject for subject in timed if subject.name not in done]
+    if not due and beside in done:
+      return
+    for rows in cost_speed.measure_in_groups(
+      due, reference, options.dtype, options.repeats, options.together
+    ):
+      # The reference's own line is that of its first run.
+      store({name: row for name, row in rows.items() if name != beside or beside not in done})
+      done[beside] = rows[beside]
+    return
+  names = {subject.name for subject in timed}
+  if not names <= set(done) or len({(done[name]["together"], done[name]["date"]) for name in names}) > 1:
+    beside = reference.name if reference.name in names else ""
+    store(cost_speed.measure(timed, options.dtype, options.repeats, beside))
 
 
 # --- the command
@@ -172,10 +156,21 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
   add("--systems", default=",".join(systems.NAMES), help="systems, parted by commas")
   add("--visual", default=",".join(VISUAL), help="backbones, parted by commas, or all")
   add("--size", type=int, default=224, help="pixels a side of the rows of every system and backbone")
-  add("--measure", default="", help="rows to be timed side by side, SYSTEM:BACKBONE:SIZE parted by commas")
+  add(
+    "--measure",
+    default="",
+    help="rows to be timed side by side, SYSTEM:BACKBONE:SIZE parted by commas; all: every row of the page,"
+    " in groups",
+  )
+  add(
+    "--together",
+    type=int,
+    default=0,
+    help="rows of a group of --measure=all, beside the reference; 0: as memory holds",
+  )
   add("--repeats", type=int, default=5, help="timed calls of each")
   add("--dtype", default="float32", help="of the timed rows: float32, bfloat16")
-  add("--again", action="store_true", help="count and measure anew what is kept")
+  add("--again", action="store_true", help="count and measure anew what is asked for, though kept")
   add("--output", default="", help="Markdown file to write; its JSON beside it")
   add("--serve", default="", help=argparse.SUPPRESS)
   return parser.parse_args(arguments)
@@ -192,38 +187,41 @@ def asked(options: argparse.Namespace) -> list[Subject]:
   return [read_subject(name) for name in dict.fromkeys(names)]
 
 
+def command_of(options: argparse.Namespace) -> str:
+  """The command that makes the page, whole."""
+  names = ("systems", "visual", "size", "dtype", "repeats", "measure", "together", "output")
+  said = [(name, getattr(options, name)) for name in names]
+  words = [f"--{name}={value}" for name, value in said if value]
+  return shlex.join(["python", "-m", "benchmarks.efficiency", *words])
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
   options = parse(arguments)
+  # Before the device is first asked for: many processes share it.
+  os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
   if options.serve:
-    serve(read_subject(options.serve), options.dtype)
+    cost_speed.serve(read_subject(options.serve), options.dtype)
     return
-  subjects, timed = asked(options), [read_subject(each) for each in filter(None, options.measure.split(","))]
+  subjects = asked(options)
+  named = [read_subject(each) for each in options.measure.split(",") if each and each != "all"]
+  timed = subjects if options.measure == "all" else named
   path = os.path.splitext(options.output)[0] + ".json" if options.output else ""
-  kept: dict[str, Any] = {}
-  if path and os.path.exists(path) and not options.again:
-    with open(path) as file:
-      kept = json.load(file)
-  kept = {"versions": {}, "counted": {}, "measured": {}, **kept}
+  kept = read_kept(path)
 
   def keep() -> None:
-    kept["versions"] = {name: version for name, version in versions().items() if name in ("jax", "flax")}
     if path:
       tables.save(path, json.dumps(kept, indent=1) + "\n")
 
   for subject in subjects:
-    if subject.name not in kept["counted"]:
-      kept["counted"][subject.name] = inspect(subject)
+    settings = settings_digest(subject)
+    if options.again or kept["counted"].get(subject.name, {}).get("settings") != settings:
+      kept["counted"][subject.name] = {**inspect(subject), **made(settings)}
       jax.clear_caches()  # traces of big networks would add up
       print(subject.name, kept["counted"][subject.name], flush=True)
       keep()
-  due = [subject for subject in timed if subject.name not in kept["measured"]]
-  if due:
-    kept["measured"].update(measure(due, options.dtype, options.repeats))
-    keep()
-  words = ["python -m benchmarks.efficiency", f"--output={options.output}"]
-  text = page(
-    kept, " ".join(words + ([f"--measure={','.join(kept['measured'])}"] if kept["measured"] else []))
-  )
+  if timed:
+    fill(kept, timed, options, keep)
+  text = page(kept, command_of(options), [subject.name for subject in subjects])
   if options.output:
     tables.save(options.output, text)
   print(text)

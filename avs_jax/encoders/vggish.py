@@ -53,8 +53,11 @@ class VGGish(nn.Module):
 
   def __call__(self, x: Float[Array, "N 96 64"], *, train: bool = False) -> Float[Array, "N A"]:
     """One embedding for each log-mel example; training changes nothing."""
-    x = self.features(x)
-    x = x.reshape(x.shape[0], -1)  # [N, t*m*C]
+    return self.embed(self.features(x))
+
+  def embed(self, features: Float[Array, "N t m C"]) -> Float[Array, "N A"]:
+    """The embedding that the three linear layers make of `features`."""
+    x = features.reshape(features.shape[0], -1)  # [N, t*m*C]
     x = jax.nn.relu(self.embeddings_0(x))
     x = jax.nn.relu(self.embeddings_2(x))
     x = self.embeddings_4(x)

@@ -11,7 +11,7 @@ from avs_jax.fusion.damf import DIRECTIONS, INTERACTIONS
 from avs_jax.fusion.snrp import CHANNEL_GATES, SELECTORS, keep_size
 from avs_jax.layers import Conv, he_fan_in
 from avs_jax.systems.system import Scene, System
-from avs_jax.types import AnyArray, Outputs, Sound
+from avs_jax.types import AnyArray, Outputs
 
 # Rows and columns of the sound's map: the VGGish features of 96 x 64 log-mels, the embedding, the log-mel.
 SOUND_MAPS = {"features": (6, 4), "embedding": (1, 1), "log_mel": (96, 64)}
@@ -89,15 +89,16 @@ class SDAVS(System):
     chosen = self.sound_map
     return chosen == "log_mel" or (chosen == "features" and hasattr(self.audio_encoder, "features"))
 
-  def listen(self, sound: Sound, *, train: bool = False) -> Float[Array, "B T A"]:
+  def encode_sound(self, sound: Float[Array, "N ..."], *, train: bool = False) -> Float[Array, "N A"]:
     """The embedding of each second and behind it, where it has one, the map that the stages are brought."""
-    embedding = super().listen(sound, train=train)
     if not self.has_map:
-      return embedding
-    cells = jnp.asarray(sound)
+      return super().encode_sound(sound, train=train)
     if self.sound_map == "features":
-      cells = self.audio_encoder.features(cells.reshape(-1, *cells.shape[2:]))  # [B*T, t, m, C]
-    cells = cells.reshape(*embedding.shape[:2], -1)  # [B, T, t*m*C]
+      cells = self.audio_encoder.features(sound)  # [B*T, t, m, C]
+      embedding = self.audio_encoder.embed(cells)  # of the same map: the convolutions run once
+    else:
+      cells, embedding = sound, super().encode_sound(sound, train=train)
+    cells = cells.reshape(len(embedding), -1)  # [B*T, t*m*C]
     return jnp.concatenate([embedding, cells.astype(embedding.dtype)], axis=-1)
 
   def prepare(self, scene: Scene, *, train: bool = False) -> tuple[Float[Array, "N _h _w D"], ...]:

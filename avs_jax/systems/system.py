@@ -149,7 +149,11 @@ class System(nn.Module):
       flat = upsample(flat.reshape(clips, -1), factor).reshape(clips * seconds, -1)  # [B*T, S]
     else:
       flat = flat.reshape(-1, *flat.shape[2:])  # [B*T, 96, 64]
-    return self.audio_encoder(flat, train=train).reshape(clips, seconds, -1)  # [B, T, A]
+    return self.encode_sound(flat, train=train).reshape(clips, seconds, -1)  # [B, T, A]
+
+  def encode_sound(self, sound: Float[Array, "N ..."], *, train: bool = False) -> Float[Array, "N A"]:
+    """What `hear` keeps of each second, clips and seconds folded; here the audio encoder's embedding."""
+    return self.audio_encoder(sound, train=train)
 
   def see(
     self, frames: UInt8[AnyArray, "B T H W 3"] | Float[AnyArray, "B T H W 3"], *, train: bool = False

@@ -3,7 +3,7 @@
 import pytest
 
 from avs_jax.errors import InputError
-from benchmarks.cost_rows import Subject, read_subject
+from benchmarks.cost_rows import Subject, read_subject, shapes
 
 
 def test_a_row_is_a_system_a_backbone_and_a_size():
@@ -19,3 +19,9 @@ def test_a_row_is_a_system_a_backbone_and_a_size():
   ):
     with pytest.raises(InputError, match=wrong):
       read_subject(text)
+
+
+def test_a_clip_has_five_frames_of_the_rows_size_and_as_many_seconds_of_sound():
+  frames, sound = shapes(Subject("sdavs", "pvt_v2_b5", 96))
+  assert frames.shape == (1, 5, 96, 96, 3) and sound.shape == (1, 5, 96, 64)
+  assert shapes(Subject("sdavs", "pvt_v2_b5", 96), "htsat")[1].shape == (1, 5, 16_000)

@@ -1,11 +1,11 @@
-"""Costs are counted without computing anything, kept, and set beside the paper's claims."""
+"""Costs are counted without computing anything, kept with their conditions, and set beside the paper's claims."""
 
 import json
 
 import pytest
 
 from avs_jax import systems
-from benchmarks import efficiency
+from benchmarks import cost_speed, efficiency
 from benchmarks.cost_rows import OWN, VISUAL, Subject
 
 
@@ -48,14 +48,102 @@ def test_what_is_kept_is_not_counted_again(tmp_path, monkeypatch, capsys):
   assert len(asked) == 2
   efficiency.main([*arguments, "--again"])
   assert len(asked) == 4
-  assert set(json.loads((tmp_path / "costs.json").read_text())["counted"]) == set(asked)
+  kept = json.loads((tmp_path / "costs.json").read_text())
+  assert set(kept["counted"]) == set(asked)
+  for row in kept["counted"].values():
+    assert row["commit"] == efficiency.commit() and set(row["versions"]) == {"jax", "jaxlib", "flax"}
   assert "ravs" in output.read_text() and "ravs" in capsys.readouterr().out
+  kept["counted"]["ravs:mit_b5:224"]["settings"] = "other"
+  (tmp_path / "costs.json").write_text(json.dumps(kept))
+  efficiency.main(arguments)
+  assert asked[4:] == ["ravs:mit_b5:224"]
+  (tmp_path / "costs.json").write_text(json.dumps({**kept, "format": 1}))
+  efficiency.main(arguments)
+  assert len(asked) == 7 and "everything is counted anew" in capsys.readouterr().out
 
 
-@pytest.mark.slow
-def test_rows_are_timed_in_turn_in_processes_of_their_own():
-  rows = [Subject("avsbench", "conv_pyramid", 32), Subject("avsbench", "efficientnet_lite0", 32)]
-  found = efficiency.measure(rows, "float32", 2)
-  assert set(found) == {row.name for row in rows}
-  for each in found.values():
-    assert each["fps"] > 0 and each["peak_bytes"] > 1e8 and each["together"].count(",") == 1
+def test_the_page_is_of_the_asked_rows_and_gives_the_whole_command(tmp_path, monkeypatch):
+  one = {"parameters": 2e8, "trainable": 1e8, "audio_encoder": 7e7, "gflop": 100.0, "open_loops": 0}
+  monkeypatch.setattr(efficiency, "inspect", lambda subject: one)
+  output = tmp_path / "costs.md"
+  efficiency.main(["--systems=avsbench", "--visual=resnet50", f"--output={output}"])
+  efficiency.main(
+    ["--systems=ravs", "--visual=resnet50,mit_b5", "--size=96", "--dtype=bfloat16", f"--output={output}"]
+  )
+  text = output.read_text()
+  assert "| avsbench |" not in text and "| ravs | resnet50 | 96 |" in text
+  command = "--systems=ravs --visual=resnet50,mit_b5 --size=96 --dtype=bfloat16 --repeats=5 --output="
+  assert f"    python -m benchmarks.efficiency {command}{output}\n" in text
+
+
+def test_the_digest_of_settings_differs_with_model_size_and_conditions():
+  subject = Subject("sdavs", "conv_pyramid", 32)
+  others = (Subject("sdavs", "conv_pyramid", 64), Subject("sdavs", "conv_pyramid", 32, "stc=False"))
+  digests = [efficiency.settings_digest(each) for each in (subject, *others)]
+  digests += [
+    efficiency.settings_digest(subject, dtype=dtype, repeats=5) for dtype in ("float32", "bfloat16")
+  ]
+  assert len(set(digests)) == 5 and efficiency.settings_digest(subject) == digests[0]
+
+
+ROWS = ("sdavs:pvt_v2_b5:32", "ravs:resnet50:32", "ravs:mit_b5:32")
+
+
+@pytest.fixture
+def fill(monkeypatch):
+  """Asks for rows, keeps them in `fill.kept`; what was measured together stands in `fill.runs`."""
+
+  def measure(subjects, dtype, repeats, reference=""):
+    names = [subject.name for subject in subjects]
+    runs.append(names)
+    one = {
+      "device": "a device",
+      "dtype": dtype,
+      "together": ", ".join(names),
+      "date": str(len(runs)),
+      "fps": 1.0,
+    }
+    beside = {"reference": {"name": reference}} if reference else {}
+    return {name: {**one, "name": name, **beside} for name in names}
+
+  monkeypatch.setattr(cost_speed, "measure", measure)
+  monkeypatch.setattr(cost_speed, "hardware", lambda: "a device")
+  kept, runs = {"measured": {}}, []
+
+  def ask(names, *flags, measure=""):
+    options = efficiency.parse(["--size=32", f"--measure={measure or ','.join(names)}", *flags])
+    efficiency.fill(kept, [efficiency.read_subject(name) for name in names], options, lambda: None)
+
+  ask.kept, ask.runs = kept["measured"], runs
+  return ask
+
+
+def test_named_rows_are_measured_side_by_side_unless_kept_so_under_the_same_conditions(fill):
+  fill(ROWS[:2])
+  fill(ROWS[:2])
+  assert fill.runs == [list(ROWS[:2])]
+  fill(ROWS[:2], "--repeats=7")
+  fill(ROWS[:2], "--dtype=bfloat16")
+  fill(ROWS[:2], "--repeats=7")
+  assert (
+    len(fill.runs) == 3 and len(fill.kept) == 4
+  )  # the other precision stands beside, other repeats replace
+  fill(ROWS[1:], "--repeats=7")  # one of them is kept, of another run
+  assert fill.runs[3:] == [list(ROWS[1:])]
+  fill(ROWS[:2], "--repeats=7", "--again")
+  assert len(fill.runs) == 5
+  for row in fill.kept.values():
+    assert row["commit"] == efficiency.commit() and row["versions"]["jax"] and len(row["settings"]) == 12
+
+
+def test_all_rows_are_measured_beside_the_reference_and_the_command_goes_on_where_it_stopped(fill):
+  fill(ROWS[:2], "--together=1", measure="all")
+  assert fill.runs == [[ROWS[0], ROWS[1]]]
+  fill(ROWS, "--together=1", measure="all")
+  assert fill.runs[1:] == [[ROWS[0], ROWS[2]]]
+  dates = {row["name"]: row["date"] for row in fill.kept.values()}
+  assert dates == {ROWS[0]: "1", ROWS[1]: "1", ROWS[2]: "2"}  # the reference's line is of its first run
+  fill(ROWS, measure="all")
+  assert len(fill.runs) == 2
+  fill(ROWS[1:], "--repeats=2", "--together=2", measure="all")
+  assert fill.runs[2:] == [list(ROWS)]

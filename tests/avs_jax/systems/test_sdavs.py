@@ -150,6 +150,21 @@ def test_what_the_stages_hear_is_a_word_and_encoders_without_maps_give_embedding
   assert out["logits"].shape == (1, 2, SIDE, SIDE, 1) and out["projected_audio"].shape[-1] == width
 
 
+def test_listening_runs_the_convolutions_of_vggish_once_and_keeps_embedding_and_map(variables):
+  module = build()
+  hear = jax.jit(lambda variables, sound: module.apply(variables, sound, method="listen"))
+  lowered = hear.lower(variables, mel())
+  assert lowered.as_text().count("stablehlo.convolution") == 6  # VGGish has no more
+  encoder = module.bind(variables).audio_encoder.clone(parent=None, name=None)
+  own = {name: tree["audio_encoder"] for name, tree in variables.items() if "audio_encoder" in tree}
+  flat = jnp.asarray(mel()).reshape(-1, 96, 64)
+  both = np.split(np.asarray(lowered.compile()(variables, mel())), [encoder.dim], axis=-1)
+  for ours, theirs in zip(
+    both, (encoder.apply(own, flat), encoder.apply(own, flat, method="features")), strict=True
+  ):
+    np.testing.assert_allclose(ours.reshape(theirs.shape), theirs, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("guide", ["cosine", "cosine_released", "localised"])
 def test_a_guide_wraps_it(guide):
   out, _ = shapes(Guided(build(), form=guide))
