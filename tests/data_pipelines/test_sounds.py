@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.io import wavfile
 
 from avs_jax.errors import InputError
 from avs_jax.train import train
@@ -63,6 +64,20 @@ def test_published_folders_take_the_place_of_drawn_negatives(written):
   config.eval.negative_audio = "drawn"
   assert np.abs(rows_of(config, source, "noise")[0] - rows_of(config, source, "noise")[0]).max() == 0
   assert not np.array_equal(rows_of(config, source, "offscreen")[0], log_mel)
+
+
+def test_published_and_unseen_files_keep_their_rate_under_the_published_front_end(written, tmp_path):
+  config, held = written
+  wave = np.random.default_rng(1).integers(-9000, 9000, 5 * 44_100).astype(np.int16)
+  unseen = str(tmp_path / "fork_segment.wav")
+  for path in (unseen, *held.values()):
+    wavfile.write(path, 44_100, wave)
+  config.eval.negative_audio, config.eval.unseen = "published", (unseen,)
+  config.negatives.front_end = "as_published"
+  expected = audio.robust_log_mel(wave, 44_100)
+  for name in ("noise", "offscreen", "unseen_fork_segment"):
+    log_mel, *_ = rows_of(config, sources.build(config, "test"), name)
+    np.testing.assert_allclose(log_mel, np.broadcast_to(expected, log_mel.shape), atol=1e-6)
 
 
 def test_own_sounds_and_silence_are_the_same_whatever_the_folders(written):
