@@ -140,7 +140,7 @@ class Composer:
   def __call__(
     self, clip: Clip, index: int, pair: Pair, epoch: int, sound: np.ndarray | Recorded | None = None
   ) -> Example:
-    """Args: sound: in place of what the pair calls for (unseen, or the own one under noise), mono at 16 kHz or recorded."""
+    """Args: sound: in place of what the pair calls for (unseen, or the own one under noise); at 16 kHz or recorded."""
     rng = np.random.default_rng([self.seed, epoch + 1, index, 7])
     is_training = epoch != EVALUATION
     recorded = self._recorded(clip, index, pair, epoch, sound)
