@@ -33,9 +33,9 @@ from avs_jax.errors import InputError, check_choice
 from data_pipelines import feed, loader, negatives, noising, sources
 from data_pipelines.audio import Recorded, read_recorded, read_wav
 from data_pipelines.clips import SAMPLE_RATE_HZ, Source
+from data_pipelines.sources import FOLDERS
 from data_pipelines.synthesis import UNSEEN, synthesize_unseen
 
-FOLDERS = {"noise": "audio_wav_noise", "offscreen": "audio_wav_misaligned"}
 PREFIX = "unseen_"
 # Recordings of no class that no training uses, by a part of their name in the media bank.
 NO_CLASS = {"hits": "LRHits", "thunder": "lightningbolt", "door": "LRDoor"}
@@ -192,7 +192,8 @@ def published(config: Any, source: Source, name: str) -> Callable[[int], np.ndar
   if missing:
     raise InputError(
       f"eval.negative_audio=published: {len(missing)} of {len(paths)} files are missing, first {missing[0]};"
-      " complete the folder or set eval.negative_audio=drawn."
+      " complete the folder, set data.allow_missing=True to leave these clips out under every sound, or set"
+      " eval.negative_audio=drawn."
     )
   return functools.partial(_read, tuple(paths), config.negatives.front_end == "as_published")
 
