@@ -37,7 +37,7 @@ Where `as_published` still differs from the released code:
   - Its off-screen sound of a clip is one file, made before training; here the donor is drawn, by the same rule.
   - It trains S4 at 224 px and judges it at 512. A run is judged at the size it was trained at; add
     --mode=eval --config.data.size=512 for theirs. It judges MS3 under silence at 224 px, here at 512 as the others.
-  - Its F is of test batches of 2 clips (S4, own sound) or 1; here `f_max_batch20` is of 4 (docs/metrics.md).
+  - Its F is of test batches of 2 clips (S4) or of 1; here `f_max_batch20` is of 4 (docs/metrics.md).
   - For AVSBench nothing was released: the paper's guide and epochs, its own batch 4.
 """
 
