@@ -352,12 +352,14 @@ def run_record(config: Any, source: Any, variables: Mapping[str, Any]) -> dict[s
   """What a figure must never be without: data set, config, weights, seed."""
   from avs_jax.checkpoint import combined, digest
 
+  left_out = getattr(source, "left_out", "")
   return {
     "title": config.title,
     "data_set": source.title,
     "is_stand_in": source.is_stand_in,
     "split": config.eval.split,
     "clips": len(source),
+    **({"missing_clips": left_out} if left_out else {}),
     "config": config.to_dict(),
     "weights_digest": combined(digest(variables)),
     "seed": config.seed,

@@ -191,6 +191,12 @@ def check_settings(config: Any) -> None:
     raise InputError(
       f"schedule.accumulate={config.schedule.accumulate} must divide schedule.batch={config.schedule.batch}."
     )
+  if config.debias.mismatch and config.schedule.batch == config.schedule.accumulate:
+    raise InputError(
+      f"debias.mismatch={config.debias.mismatch} holds each sound against the other pictures of its piece of the"
+      f" batch, and schedule.batch={config.schedule.batch} in {config.schedule.accumulate} pieces leaves none; make"
+      " the batch larger, or set debias.mismatch=0."
+    )
   for name in config.eval.conditions:
     condition_of(name)
   known = selection_metrics(config.model.num_classes)

@@ -151,6 +151,7 @@ def get_config() -> ConfigDict:
   config.negatives.noise = 1.0
   config.negatives.offscreen = 1.0
   config.negatives.tones = 0  # chances of made-up tones in training noise; each colour of noise has one
+  config.negatives.redraw = True  # new pairs every epoch; False keeps the first epoch's
   config.negatives.front_end = "same"  # same, as_published (negatives recognisable by format alone)
 
   config.noising = ConfigDict()  # diffusion-style noising of training sound

@@ -5,8 +5,9 @@ and .6543 MS3 for AVSBench; .8507 and .7335 for AVSegFormer; g_fpr 0 to .001).
 Our number: none; neither the data set nor the pretrained weights can be had where this was written. The same recipes on
 both stand-ins: docs/results.md.
 Settings: those of configs/s4.py and configs/ms3.py (Adam 1e-4, batch 4, 15 and 30 epochs for AVSBench; AdamW 2e-5,
-512 px, 30 and 60 epochs for AVSegFormer, batch 2 as in its own code where the paper says 1), BCE on masks instead of
-MS3's matching, 10 % negative pairs (a third each silence, noise, off-screen, drawn anew each epoch), guide weight 1.
+512 px, 30 and 60 epochs for AVSegFormer), for AVSegFormer batch 1 (supplement D.3; `grounded` keeps its own code's 2,
+for in-batch mismatches need a second clip), BCE on masks instead of MS3's matching, 10 % negative pairs (a third each
+silence, noise, off-screen, drawn anew each epoch), guide weight 1.
 
   python run.py --config=configs/robust.py:avsegformer-ms3 --workdir=runs/robust --config.data.root=$AVS_DATA_ROOT
     --config.init.visual=pvt_v2_b5.pth --config.init.audio=vggish-10086976.pth
@@ -17,13 +18,27 @@ recipe (paper):
   prior         positive pairs only
   negatives     negative pairs without a guide (tables 4 and 9)
   paper         negative pairs and the cosine guide; AVSegFormer's loss gets a term with gradient on empty masks
-  as_published  what the released code does: the guide reads the sound as AVSegFormer projects it, Dice alone (no
-                gradient on empty masks), silence and off-screen only, another front end for negatives
+  as_published  what the released code does: silence and off-screen only, drawn once, another front end for negatives;
+                of AVSegFormer (the only system released) also a guide that reads the sound as that projects it, Dice
+                alone (no gradient on empty masks), batch 1, each epoch twice as long, S4 trained at 224 px
   noised        ours: the paper's, and half of the sounds under noise 20 to -5 dB below them: noise alone is a negative,
                 a sound under noise is not
   grounded      ours: a calibrated guide cell by cell, in-batch mismatches as off-screen negatives, silence, noise and
                 made-up tones as decoys beside each clip's own sound, and in inference the mask's probability times the
                 guide's; no clip is given up, and the masks' loss does not see the guide
+
+Where `as_published` still differs from the released code:
+
+  - There an epoch is a list of 2N clips, made once: every clip with its own sound, and for the rest exact counts
+    (S4 6213 own, 345 off-screen, 346 silent; MS3 532, 29, 31), each a sample without repetition. Here an epoch is two
+    passes over N clips, and a clip is negative with a chance of 10 %: the same clips in every pass, so that these are
+    never heard with their own sound.
+  - It draws with Python's generator over unsorted folders: neither its pairs nor its order can be had again.
+  - Its off-screen sound of a clip is one file, made before training; here the donor is drawn, by the same rule.
+  - It trains S4 at 224 px and judges it at 512. A run is judged at the size it was trained at; add
+    --mode=eval --config.data.size=512 for theirs. It judges MS3 under silence at 224 px, here at 512 as the others.
+  - Its F is of test batches of 2 clips (S4) or of 1; here `f_max_batch20` is of 4 (docs/metrics.md).
+  - For AVSBench nothing was released: the paper's guide and epochs, its own batch 4.
 """
 
 import copy
@@ -46,7 +61,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "noising": {"mix_snr_db": (-5.0, 20.0), "share": 0.5},
   },
   "as_published": {
-    "negatives": {**_TENTH, "noise": 0.0, "front_end": "as_published"},
+    "negatives": {**_TENTH, "noise": 0.0, "front_end": "as_published", "redraw": False},
     "debias": {"guide": "cosine"},
   },
   "grounded": {
@@ -74,10 +89,23 @@ def follow_recipe(config: ConfigDict, name: str) -> None:
   for section, settings in copy.deepcopy(RECIPES[name]).items():
     config[section].update(settings)
   if config.model.system == "avsegformer":
+    if name != "grounded":
+      config.schedule.batch = 1  # supplement D.3
     if name == "as_published":
-      config.debias.guide = "cosine_released"
+      _train_as_released(config)
     elif name != "prior":
       config.loss.bce = 1.0  # its Dice gives an empty mask no gradient
+
+
+def _train_as_released(config: ConfigDict) -> None:
+  """AVSegFormer's guide, size and length in the released code, whose epochs hold every clip twice."""
+  config.debias.guide = "cosine_released"
+  config.schedule.epochs *= 2
+  config.eval.every_epochs *= 2
+  for part in config.optimizer.freeze_epochs:
+    config.optimizer.freeze_epochs[part] *= 2
+  if config.data.name == "s4":
+    config.data.size = 224
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -1,6 +1,7 @@
 """Sound in, log-mel out: reads sound files, resamples, and makes what the audio encoders listen to.
 
-Between reader and front end a sound is mono float32 in [-1, 1] at 16 kHz; arithmetic is float64 inside.
+Between reader and front end a sound is mono float32 in [-1, 1] at 16 kHz; arithmetic is float64 inside. Only the
+Robust paper's front end takes sounds at the rate of their files (`Recorded`).
 Seconds and examples are not the same: example k of the VGGish front end covers [0.96 k, 0.96 k + 0.975) s.
 """
 
@@ -8,7 +9,7 @@ import functools
 import math
 import struct
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -46,6 +47,17 @@ ROBUST_FFT = 1024
 ROBUST_HOP = 512
 ROBUST_RANGE_DB = 80.0
 ROBUST_FLOOR = 1e-10  # power; -100 dB
+
+
+class Recorded(NamedTuple):
+  """A mono sound at the rate of its file."""
+
+  samples: Float[np.ndarray, "S"]
+  rate_hz: int
+
+  def at_16_khz(self) -> Float[np.ndarray, "S2"]:
+    """float32, as `read_wav` gives it."""
+    return resample(self.samples, self.rate_hz, SAMPLE_RATE_HZ).astype(np.float32)
 
 
 def log_mel(
@@ -102,9 +114,11 @@ def robust_log_mel(waveform: np.ndarray, rate: int, seconds: int = 5) -> Float[n
   80 dB below the second's maximum, standardised, then 52 frames of zeros. A negative made so can be told from
   a positive without listening; it is kept only to repeat published numbers (`front_end="as_published"`).
   A digitally silent second is -100 in frames 0-43, not standardised.
-  Equals the reference to 1e-4 for sound of 22 050 Hz; to 0.01 at other rates, which it resampled with soxr.
+  Equals the reference to 1e-4 for sound of 22 050 Hz; to 0.01 at other rates, which it resampled with soxr. Only
+  the first `seconds` are resampled: what follows in the file does not reach the last frame.
   """
-  samples = resample(mono(waveform), rate, ROBUST_RATE_HZ, filter="soxr")[: seconds * ROBUST_RATE_HZ]
+  samples = mono(waveform)[: seconds * rate]
+  samples = resample(samples, rate, ROBUST_RATE_HZ, filter="soxr")[: seconds * ROBUST_RATE_HZ]
   samples = np.pad(samples, (0, seconds * ROBUST_RATE_HZ - samples.size)).reshape(seconds, ROBUST_RATE_HZ)
   half = ROBUST_FFT // 2
   padded = np.pad(samples, ((0, 0), (half, half)))
@@ -239,13 +253,31 @@ def read_wav(path: str | Path) -> Float[np.ndarray, "S"]:
   Raises:
     InputError: the file is missing, empty or broken, or of a format that is not read.
   """
+  recorded = read_recorded(path)
+  try:
+    return recorded.at_16_khz()
+  except InputError as error:
+    raise InputError(f"{path}: {error}") from error
+
+
+def read_recorded(path: str | Path) -> Recorded:
+  """The same file, mono float64, at the rate it has.
+
+  Raises:
+    InputError: as of `read_wav`.
+  """
   path = Path(path)
   try:
     data = path.read_bytes()
   except OSError as error:
     raise InputError(f"{path}: cannot read the sound ({error.strerror})") from error
   samples, rate_hz = _decode_wav(data, path)
-  return _finish(samples, rate_hz, path)
+  if samples.size == 0:
+    raise InputError(f"{path}: the sound is empty; make the file again")
+  try:
+    return Recorded(mono(samples), rate_hz)
+  except InputError as error:
+    raise InputError(f"{path}: {error}") from error
 
 
 def write_wav(path: str | Path, waveform: Float[np.ndarray, "S"]) -> None:
@@ -254,15 +286,6 @@ def write_wav(path: str | Path, waveform: Float[np.ndarray, "S"]) -> None:
   head = struct.pack("<4sI4s", b"RIFF", 36 + len(samples), b"WAVE")
   form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, SAMPLE_RATE_HZ, SAMPLE_RATE_HZ * 2, 2, 16)
   Path(path).write_bytes(head + form + struct.pack("<4sI", b"data", len(samples)) + samples)
-
-
-def _finish(samples: Float[np.ndarray, "S channels"], rate_hz: int, path: Path) -> Float[np.ndarray, "S"]:
-  if samples.size == 0:
-    raise InputError(f"{path}: the sound is empty; make the file again")
-  try:
-    return resample(mono(samples), rate_hz, SAMPLE_RATE_HZ).astype(np.float32)
-  except InputError as error:
-    raise InputError(f"{path}: {error}") from error
 
 
 def _decode_wav(data: bytes, path: Path) -> tuple[Float[np.ndarray, "S channels"], int]:

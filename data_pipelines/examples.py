@@ -8,9 +8,19 @@ import numpy as np
 
 from avs_jax.errors import InputError, check_choice
 from data_pipelines import stereo, transforms
-from data_pipelines.audio import clip_log_mel, robust_log_mel
+from data_pipelines.audio import Recorded, clip_log_mel, read_recorded, robust_log_mel
+from data_pipelines.avsbench import AVSBench
 from data_pipelines.clips import SAMPLE_RATE_HZ, Clip, Source
-from data_pipelines.negatives import EVALUATION, NOISE, OFFSCREEN, POSITIVE, SILENCE, Negatives, Pair
+from data_pipelines.negatives import (
+  EVALUATION,
+  NOISE,
+  OFFSCREEN,
+  POSITIVE,
+  SILENCE,
+  Negatives,
+  Pair,
+  whole,
+)
 from data_pipelines.noising import Augment, Noising
 
 FRONT_ENDS = ("same", "as_published")
@@ -98,7 +108,7 @@ class Composer:
     negatives: makes the sounds of pairs that are not positive.
     noising, augment: training only.
     front_end: "same" for all sounds; "as_published" gives positives the VGGish and negatives the Robust
-      paper's front end, which tells them apart by format alone.
+      paper's front end, which tells them apart by format alone and reads files at the rate they have.
     size: of the frames and masks given out; None leaves them.
     waveform: the raw sound is wanted too.
     pan: where the sound comes from is wanted too. A borrowed sound keeps its own direction, a noise gets one drawn
@@ -128,12 +138,18 @@ class Composer:
     check_choice("negatives.front_end", self.front_end, FRONT_ENDS)
 
   def __call__(
-    self, clip: Clip, index: int, pair: Pair, epoch: int, sound: np.ndarray | None = None
+    self, clip: Clip, index: int, pair: Pair, epoch: int, sound: np.ndarray | Recorded | None = None
   ) -> Example:
-    """Args: sound: in place of what the pair calls for (unseen, or the own one under noise), mono at 16 kHz."""
+    """Args: sound: in place of what the pair calls for (unseen, or the own one under noise); at 16 kHz or recorded."""
     rng = np.random.default_rng([self.seed, epoch + 1, index, 7])
     is_training = epoch != EVALUATION
+    recorded = self._recorded(clip, index, pair, epoch, sound)
+    if isinstance(sound, Recorded):
+      sound = sound.at_16_khz()
     wave, log_mel, sounding = self._sound(clip, index, pair, epoch, sound)
+    if recorded is not None:
+      count = int(clip.present.sum())
+      log_mel = self._placed(clip, robust_log_mel(recorded.samples, recorded.rate_hz, count))
     is_noised = (
       is_training and self.noising and pair.condition in (POSITIVE, OFFSCREEN) and self.noising.chooses(rng)
     )
@@ -228,6 +244,23 @@ class Composer:
       return None, log_mel, heard
     return self.negatives.substitute(own, pair, epoch, index, lent), None, heard
 
+  def _recorded(self, clip, index, pair, epoch, sound):
+    """A negative at its file's rate, for the front end that resamples it itself; None where it is at 16 kHz."""
+    if self.front_end != "as_published" or pair.condition == POSITIVE:
+      return None
+    if sound is not None:
+      return sound if isinstance(sound, Recorded) else None
+    if pair.condition == NOISE and pair.kind == "bytes":
+      assert self.negatives is not None, "only Negatives give pairs that are not positive"
+      return self.negatives.noise_as_recorded(epoch, index, int(clip.present.sum()))
+    reader = whole(self.source)
+    if pair.condition == OFFSCREEN and isinstance(reader, AVSBench) and reader.audio == "wav":
+      try:
+        return read_recorded(reader.entries[pair.donor].wav)
+      except InputError as error:
+        raise BrokenDonor(f"{clip.id}: its off-screen sound cannot be read: {error}") from error
+    return None
+
   def _pan(self, clip, index, pair, epoch, given, wave):
     """[T, 64]: where the pair's sound comes from. `given`: in place of what the pair calls for."""
     seconds = len(clip.present)
@@ -270,6 +303,10 @@ class Composer:
       examples = robust_log_mel(wave, SAMPLE_RATE_HZ, count)
     else:
       examples = clip_log_mel(wave, count, pad=getattr(self.source, "audio_padding", "last"))
+    return self._placed(clip, examples)
+
+  def _placed(self, clip, examples):
+    """Examples at the frames that are there, zeros at the others."""
     log_mel = np.zeros((len(clip.present), *examples.shape[1:]), np.float32)
     log_mel[clip.present] = examples
     return log_mel

@@ -45,6 +45,7 @@ def negative_pairs(config: Any, split: str) -> negatives.Negatives:
     seed=2 * config.seed + _TRAINING_STREAM if training else 2 * config.data.seed,
     noise_kinds=kinds,
     recordings=recordings,
+    redraw=settings.redraw,
     noise_format="bytes" if settings.front_end == "as_published" else "float",
     guess=not training and config.eval.negative_audio == "any",
   )
@@ -122,7 +123,8 @@ def nonsense(config: Any) -> negatives.Negatives | None:
     return None
   pairs = negative_pairs(config, "train")
   kinds = tuple(kind for kind in pairs.noise_kinds if kind != TONES)  # recipes share one warm-up
-  return dataclasses.replace(pairs, fraction=share, silence=1.0, noise=1.0, offscreen=0.0, noise_kinds=kinds)
+  shares = {"silence": 1.0, "noise": 1.0, "offscreen": 0.0}
+  return dataclasses.replace(pairs, fraction=share, **shares, noise_kinds=kinds, redraw=True)
 
 
 def labelled(config: Any, source: Source) -> loader.BatchIterator:

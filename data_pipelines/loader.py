@@ -19,6 +19,7 @@ from absl import flags, logging
 
 from avs_jax.errors import InputError
 from data_pipelines import curriculum
+from data_pipelines.audio import Recorded
 from data_pipelines.clips import Clip, Source
 from data_pipelines.examples import CACHE_MB, BrokenDonor, Cached, Composer, Example
 from data_pipelines.negatives import EVALUATION, OFFSCREEN, POSITIVE, Negatives, Pair, whole
@@ -180,7 +181,7 @@ def eval_batches(
   size: int | tuple[int, int] | None = None,
   waveform: bool = False,
   pan: bool = False,
-  sound: np.ndarray | Callable[[int], np.ndarray] | None = None,
+  sound: np.ndarray | Recorded | Callable[[int], np.ndarray | Recorded] | None = None,
 ) -> grain.MapDataset:
   """All clips in order under one sound, each exactly once; masks stay the object's own.
 
@@ -189,8 +190,8 @@ def eval_batches(
   Args:
     condition: a `Condition` by value.
     negatives: how negative sounds are made; None uses the defaults. Pairs are those of epoch -1.
-    sound: mono at 16 kHz, given to every clip in place of what `condition` would give (an unseen sound); or
-      what finds the sound for a clip's index (published negatives).
+    sound: mono at 16 kHz or recorded, given to every clip in place of what `condition` would give (an unseen
+      sound); or what finds the sound for a clip's index (published negatives).
 
   Raises: InputError, when iterated, for a clip or donor that cannot be read.
   """

@@ -4,7 +4,7 @@
 in epoch e is a pure function of (seed, e, i) and of the split's list of clips; evaluation uses epoch -1.
 Deviation: the released code draws once before training, never draws noise, and reads folders unsorted, so
   that
-its seed fixes nothing; here pairs are drawn anew each epoch (`redraw=False` keeps the first).
+its seed fixes nothing; here pairs are drawn anew each epoch (`negatives.redraw=False` keeps the first).
 
 Manifest, CSV:
 
@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from avs_jax.errors import InputError, check_choice
+from data_pipelines.audio import Recorded
 from data_pipelines.clips import SAMPLE_RATE_HZ, Source
 from data_pipelines.noising import check_colours, choose_noise, make_noise
 
@@ -29,6 +30,7 @@ from data_pipelines.noising import check_colours, choose_noise, make_noise
 POSITIVE, SILENCE, NOISE, OFFSCREEN = range(4)
 CONDITIONS = ("positive", "silence", "noise", "offscreen")
 EVALUATION = -1  # the epoch of evaluation pairs
+BYTES_RATE_HZ = 44_100  # of the released benchmark's noise files
 
 # Broad groups whose sound is a poor contrast to a group's picture, beside its own (released code's table).
 CONTRASTS = {
@@ -257,6 +259,11 @@ class Negatives:
       return np.pad(donor[:samples], (0, max(samples - len(donor), 0))).astype(np.float32)
     return own
 
+  def noise_as_recorded(self, epoch: int, index: int, seconds: int) -> Recorded:
+    """Noise of the kind "bytes" at 44.1 kHz; `substitute` gives the same at 16 kHz, without what is above 8 kHz."""
+    noise = noise_of_bytes(self._rng(epoch, index, 3), seconds * BYTES_RATE_HZ)
+    return Recorded(noise, BYTES_RATE_HZ)
+
   def _rng(self, epoch: int, index: int, stream: int, attempt: int = 0) -> np.random.Generator:
     epoch = epoch if self.redraw or epoch == EVALUATION else 0
     return np.random.default_rng([self.seed, epoch + 1, index, stream, attempt])
@@ -269,25 +276,22 @@ class Negatives:
   def _noise(self, kind: str, epoch: int, index: int, samples: int) -> np.ndarray:
     rng = self._rng(epoch, index, 3)
     if kind == "bytes":
-      return noise_of_bytes(rng, samples)
+      needed = -(-samples * BYTES_RATE_HZ // SAMPLE_RATE_HZ) + 4
+      return Recorded(noise_of_bytes(rng, needed), BYTES_RATE_HZ).at_16_khz()[:samples]
     level = 10 ** (rng.uniform(*self.noise_db) / 20)
     noise = make_noise(rng, samples, kind, self.recordings)
     rms = np.sqrt(np.mean(np.square(noise)))
     return (noise * (level / rms if rms else 0)).clip(-1, 1).astype(np.float32)
 
 
-def noise_of_bytes(rng: np.random.Generator, samples: int) -> np.ndarray:
+def noise_of_bytes(rng: np.random.Generator | np.random.RandomState, samples: int) -> np.ndarray:
   """The released benchmark's noise: float64 numbers whose bytes are taken for 16-bit samples at 44.1 kHz.
 
   Three samples of four are mantissa bits, the fourth holds sign and exponent: loud white noise all the same.
-  Given here at 16 kHz, as all sounds are: what lay above 8 kHz in the released files is gone.
+  The released files hold 20 s of it, of which the first 5 are heard.
   """
-  from data_pipelines.audio import resample
-
-  needed = -(-samples * 44_100 // SAMPLE_RATE_HZ) + 4
-  numbers = rng.uniform(-1, 1, -(-needed // 4))
-  wave = numbers.astype("<f8").view("<i2") / 32768
-  return resample(wave, 44_100, SAMPLE_RATE_HZ)[:samples].astype(np.float32)
+  numbers = rng.uniform(-1, 1, -(-samples // 4))
+  return (numbers.astype("<f8").view("<i2") / 32768)[:samples]
 
 
 class Row(NamedTuple):

@@ -31,11 +31,11 @@ import numpy as np
 
 from avs_jax.errors import InputError, check_choice
 from data_pipelines import feed, loader, negatives, noising, sources
-from data_pipelines.audio import read_wav
+from data_pipelines.audio import Recorded, read_recorded, read_wav
 from data_pipelines.clips import SAMPLE_RATE_HZ, Source
+from data_pipelines.sources import FOLDERS
 from data_pipelines.synthesis import UNSEEN, synthesize_unseen
 
-FOLDERS = {"noise": "audio_wav_noise", "offscreen": "audio_wav_misaligned"}
 PREFIX = "unseen_"
 # Recordings of no class that no training uses, by a part of their name in the media bank.
 NO_CLASS = {"hits": "LRHits", "thunder": "lightningbolt", "door": "LRDoor"}
@@ -171,7 +171,7 @@ def _recorded(name: str, seconds: int, cache: str) -> np.ndarray:
   return compose.compose_sound(rng, [found[0].array], np.ones((seconds, 1), bool))
 
 
-def published(config: Any, source: Source, name: str) -> Callable[[int], np.ndarray] | None:
+def published(config: Any, source: Source, name: str) -> Callable[[int], np.ndarray | Recorded] | None:
   """What reads the published negative of a clip; None where `name` is drawn or made here.
 
   Raises:
@@ -192,13 +192,21 @@ def published(config: Any, source: Source, name: str) -> Callable[[int], np.ndar
   if missing:
     raise InputError(
       f"eval.negative_audio=published: {len(missing)} of {len(paths)} files are missing, first {missing[0]};"
-      " complete the folder or set eval.negative_audio=drawn."
+      " complete the folder, set data.allow_missing=True to leave these clips out under every sound, or set"
+      " eval.negative_audio=drawn."
     )
-  return functools.partial(_read, tuple(paths))
+  return functools.partial(_read, tuple(paths), config.negatives.front_end == "as_published")
 
 
-def _read(paths: tuple[str, ...], index: int) -> np.ndarray:
-  return read_wav(paths[index])
+def _read(paths: tuple[str, ...], at_own_rate: bool, index: int) -> np.ndarray | Recorded:
+  return read_recorded(paths[index]) if at_own_rate else read_wav(paths[index])
+
+
+def _unseen(config: Any, name: str) -> np.ndarray | Recorded:
+  """`unseen_sound`, a file's at its own rate where the front end resamples it itself."""
+  sound = unseen_sound(config, name)
+  is_file = name.endswith(".wav")
+  return read_recorded(name) if is_file and config.negatives.front_end == "as_published" else sound
 
 
 def check_evaluation(config: Any, source: Source | None = None) -> None:
@@ -245,7 +253,7 @@ def batches(config: Any, source: Source, name: str) -> Iterator[Mapping[str, np.
   """Every clip in order under the sound `name`, read ahead by a thread."""
   unseen = {row_name(each): each for each in config.eval.unseen}
   if name in unseen:
-    condition, sound = negatives.OFFSCREEN, unseen_sound(config, unseen[name])
+    condition, sound = negatives.OFFSCREEN, _unseen(config, unseen[name])
   elif name in mixes(config):
     condition, sound = negatives.POSITIVE, mixed(config, source, name)
   else:

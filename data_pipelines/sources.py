@@ -3,13 +3,14 @@
 import contextlib
 import json
 import logging
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from avs_jax.errors import InputError
-from data_pipelines import avsbench_index, loader
+from data_pipelines import avsbench_index, loader, negatives
 from data_pipelines.clips import Clip, Source
 
 log = logging.getLogger(__name__)
@@ -21,7 +22,8 @@ SUBSETS = {
   "avss": "semantic",
   **{name: name for name in avsbench_index.VPO_NAMES},
 }
-
+# Folders of negatives that the Robust paper's authors publish beside `audio_wav`.
+FOLDERS = {"noise": "audio_wav_noise", "offscreen": "audio_wav_misaligned"}
 
 _remembered: dict[str, Source] | None = None  # what `build` gave inside `remembering`
 _NO_CONTENT = ("cache_mb", "threads", "workers", "curriculum")  # settings of config.data that change no clip
@@ -45,7 +47,9 @@ def remembering() -> Iterator[None]:
 def build(config: Any, split: str, *, limit: int = 0) -> Source:
   """The split of the data set that `config.data` names.
 
-  Masks of VPO are 0/1 for a model of one class; clips say where their sound comes from if `config.model.stereo`.
+  Masks of VPO are 0/1 for a model of one class; clips say where their sound comes from if `config.model.stereo`. With
+  `eval.negative_audio=published` and `data.allow_missing` the split to be judged lacks the clips that have no such
+  negative; the log says how many.
 
   Args:
     split: train, val or test; test_unseen for the real-media stand-in.
@@ -56,6 +60,11 @@ def build(config: Any, split: str, *, limit: int = 0) -> Source:
   """
   data, name = config.data, avsbench_index.data_name(config.data.name)
   source = _make(config, split, limit) if _remembered is None else _recall(_remembered, config, split, limit)
+  asks = config.eval.negative_audio == "published" and data.allow_missing
+  if asks and split == config.eval.split:
+    source = with_negatives(
+      source, tuple(FOLDERS[name] for name in config.eval.conditions if name in FOLDERS)
+    )
   if not data.root:
     log.warning(
       "data.root is empty: %s uses %s; its figures say nothing of %s.", split, source.title, name.upper()
@@ -69,6 +78,32 @@ def _recall(kept: dict[str, Source], config: Any, split: str, limit: int) -> Sou
   if key not in kept:
     kept[key] = loader.keep(_make(config, split, limit), config.data.cache_mb)
   return kept[key]
+
+
+def with_negatives(source: Any, folders: tuple[str, ...]) -> Any:
+  """The clips of a source that have a file in each of these folders, so that all sounds are judged on the same ones.
+
+  The published generator writes no off-screen sound for a clip of which it knows no class.
+
+  Raises:
+    InputError: no clip has them all.
+  """
+  reader = negatives.whole(source)
+  if not hasattr(reader, "published_negative"):
+    return source  # what asks for the files says so
+  paths = [[reader.published_negative(index, folder) for folder in folders] for index in range(len(source))]
+  kept = [index for index, some in enumerate(paths) if all(map(os.path.isfile, some))]
+  lacking = [source.ids[index] for index in sorted(set(range(len(source))) - set(kept))]
+  if not lacking:
+    return source
+  said = f"{len(lacking)} of {len(source)} clips lack published negatives ({', '.join(folders)})"
+  if not kept:
+    raise InputError(
+      f"{source.title}: {said}; copy these folders beside audio_wav, or set eval.negative_audio=drawn."
+    )
+  said = f"{said}: {', '.join(lacking[:5])}{', ...' if len(lacking) > 5 else ''}"
+  log.warning("%s: %s; they are left out under every sound", source.title, said)
+  return Chosen(source, kept, said)
 
 
 def _make(config: Any, split: str, limit: int) -> Source:
@@ -143,6 +178,41 @@ def _stand_in(config: Any, split: str) -> Source:
       **told,
     )
   raise InputError(f"data.stand_in={data.stand_in!r} is unknown; choose generated or real_media.")
+
+
+class Chosen:
+  """Some clips of a source, as if it held no others: donors too come from these alone.
+
+  Attributes:
+    left_out: how many clips are, why, and the names of the first.
+  """
+
+  def __init__(self, source: Any, indices: list[int], left_out: str):
+    self._all, self._indices, self.left_out = source, indices, left_out
+    self.ids = tuple(source.ids[index] for index in indices)
+    self.title: str = source.title
+    self.is_stand_in: bool = source.is_stand_in
+    self.num_classes: int = source.num_classes
+    self.seconds: int = source.seconds
+    self.size: tuple[int, int] = source.size
+    self.categories: tuple[str, ...] = source.categories
+    self.broad: tuple[str, ...] = source.broad
+    self.audio_padding: str = getattr(source, "audio_padding", "last")
+
+  def __len__(self) -> int:
+    return len(self._indices)
+
+  def clip(self, index: int) -> Clip:
+    return self._all.clip(self._indices[index])
+
+  def sound(self, index: int) -> np.ndarray:
+    return self._all.sound(self._indices[index])
+
+  def objects(self, index: int) -> frozenset[str]:
+    return self._all.objects(self._indices[index])
+
+  def published_negative(self, index: int, folder: str) -> str:
+    return negatives.whole(self._all).published_negative(self._indices[index], folder)
 
 
 class Limited:

@@ -1,4 +1,4 @@
-"""The metrics against golden values of three published programs and of the papers' own tables."""
+"""The metrics against golden values of four published programs and of the papers' own tables."""
 
 import json
 
@@ -152,3 +152,27 @@ def test_global_scores_follow_the_arithmetic_of_every_printed_table(golden):
       assert got[ours] == pytest.approx(row["recomputed"][theirs], rel=1e-9), name
     assert fractions["g_iou"] == pytest.approx(got["g_iou"] / 100, rel=1e-9)
     assert fractions["g_fpr"] == got["g_fpr"]
+
+
+def test_avsegformer_s_figures_are_the_same_ones(golden, rule):
+  kept = json.loads(golden("avsegformer/losses.json").read_text())["values"]
+  logits = rule.array("pred", (10, 1, 64, 64))[:, 0]
+  masks = rule.array("gt", (10, 1, 64, 64))[:, 0] > 0.5
+  masks[[3, 7]], masks[5] = False, True
+  close = {"rtol": 2e-6, "atol": 2e-6}
+  np.testing.assert_allclose(metrics.iou_frame(logits, masks), kept["mask_iou"], **close)
+  frames = [metrics.iou_frame(logits[i : i + 1], masks[i : i + 1]) for i in range(10)]
+  np.testing.assert_allclose(frames, kept["mask_iou_per_frame"], **close)
+  np.testing.assert_allclose(metrics.f_max_batch(logits, masks), kept["F"], **close)
+  assert metrics.f_max_batch(logits, np.zeros_like(masks)) == kept["F_all_empty"]
+
+
+def test_avsegformer_s_class_figures_are_the_same_ones(golden, rule):
+  kept = json.loads(golden("avsegformer/losses.json").read_text())["values"]
+  logits = rule.array("logits", (10, 71, 64, 64)).transpose(0, 2, 3, 1)
+  labels = np.clip(np.floor((rule.array("labels", (10, 64, 64)) + 4) * 9), 0, 70).astype(np.int32)
+  labels[labels < 30] = 0
+  labels[[2, 9]] = 0
+  per_class = metrics._class_frame_means(jax.device_get(metrics.class_counts(logits, labels)))
+  for figure, key in zip(per_class, ("avss_iou_sum", "avss_f_sum", "avss_cls_count"), strict=True):
+    np.testing.assert_allclose(figure, kept[key], rtol=1e-5, atol=1e-6, err_msg=key)

@@ -226,6 +226,10 @@ def test_the_first_step_that_is_not_finite_is_named_with_its_clips():
   [
     ({"schedule.accumulate": 3}, "schedule.accumulate=3 must divide schedule.batch=2"),
     ({"schedule.accumulate": 0}, "schedule.accumulate=0 must divide"),
+    (
+      {"debias.mismatch": 0.5, "schedule.accumulate": 2},
+      "schedule.batch=2 in 2 pieces leaves none; make the batch",
+    ),
     ({"eval.metric": "fpr"}, "eval.metric='fpr' cannot choose the best checkpoint; use one of iou_frame"),
     ({"eval.conditions": ("positive", "thunder")}, "eval.conditions: 'thunder' is not a sound"),
     ({"optimizer.name": "lion"}, "optimizer.name='lion' is not known; choose one of adam"),

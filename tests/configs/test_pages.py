@@ -32,6 +32,13 @@ def test_every_setting_that_a_page_names_is_one(page):
   assert not {key for key in named if not any(has(config, key) for config in configs)}
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_test_that_a_page_names_is_one(page):
+  named = set(re.findall(r"`(test_\w+)`", page.read_text()))
+  tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+  assert not {name for name in named if f"def {name}(" not in tests}
+
+
 def test_every_row_of_the_zoo_is_a_config_with_its_settings():
   rows = (
     (ROOT / "docs" / "model_zoo.md").read_text().split("## Published checkpoints")[1].split("\n\nAdd ")[0]

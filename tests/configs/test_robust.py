@@ -48,8 +48,30 @@ def test_the_prior_hears_positive_pairs_only_and_recipes_do_not_leak_into_each_o
 def test_the_released_recipe_keeps_its_mismatched_front_end_and_its_guide():
   config = robust.get_config("avsegformer-as_published")
   assert (config.debias.guide, config.negatives.front_end) == ("cosine_released", "as_published")
-  assert config.negatives.noise == 0
-  assert robust.get_config("avsbench-as_published").debias.guide == "cosine"
+  assert (config.negatives.noise, config.negatives.redraw) == (0, False)
+  avsbench = robust.get_config("avsbench-as_published")
+  assert (avsbench.debias.guide, avsbench.negatives.redraw) == ("cosine", False)
+  assert (avsbench.schedule.epochs, avsbench.schedule.batch) == (30, 4)
+
+
+@pytest.mark.parametrize(
+  ("benchmark", "epochs", "freeze", "size"), [("s4", 60, 10, 224), ("ms3", 120, 20, 512)]
+)
+def test_a_released_epoch_is_two_passes_and_s4_is_trained_small(benchmark, epochs, freeze, size):
+  config = robust.get_config(f"avsegformer-{benchmark}-as_published")
+  assert (config.schedule.epochs, config.eval.every_epochs, config.data.size) == (epochs, 2, size)
+  assert config.optimizer.freeze_epochs.to_dict() == {"visual_encoder": freeze}
+  plain = robust.get_config(f"avsegformer-{benchmark}-paper")
+  assert (plain.schedule.epochs, plain.eval.every_epochs, plain.data.size) == (epochs // 2, 1, 512)
+  assert plain.optimizer.freeze_epochs.to_dict() == {"visual_encoder": freeze // 2}
+
+
+@pytest.mark.parametrize("recipe", robust.RECIPES)
+def test_avsegformer_is_trained_clip_by_clip_as_printed_but_for_in_batch_mismatches(recipe):
+  config = robust.get_config(f"avsegformer-{recipe}")
+  assert config.schedule.batch == (2 if config.debias.mismatch else 1)
+  assert config.negatives.redraw == (recipe != "as_published")
+  assert robust.get_config(f"avsbench-{recipe}").schedule.batch == 4
 
 
 @pytest.mark.parametrize("arg", ["grunded", "s4-ms3", "avsbench-avsegformer"])

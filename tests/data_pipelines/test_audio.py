@@ -5,6 +5,7 @@ import struct
 
 import numpy as np
 import pytest
+from scipy.io import wavfile
 
 from avs_jax.errors import InputError
 from data_pipelines import audio
@@ -163,6 +164,13 @@ def test_robust_front_end_leaves_a_silent_second_at_minus_100(golden, rule):
   assert (silence[:, :44] == -100).all() and not silence[:, 44:].any()
 
 
+def test_robust_front_end_hears_no_more_of_a_longer_file_than_its_first_seconds():
+  sound = np.random.default_rng(0).standard_normal(3 * 44_100)
+  np.testing.assert_array_equal(
+    audio.robust_log_mel(sound, 44_100, 2), audio.robust_log_mel(sound[:88_200], 44_100, 2)
+  )
+
+
 def test_slaney_matrix_equals_the_reference(golden, rule):
   rule.check(audio.slaney_matrix().T, np.load(golden("avsbench_robust/logmel.npz"))["mel_filterbank"])
 
@@ -252,3 +260,12 @@ def test_a_missing_wav_is_named(tmp_path):
 def test_what_is_no_sound_is_refused(bad):
   with pytest.raises(InputError, match="sound"):
     audio.log_mel(bad, 16_000)
+
+
+def test_a_file_is_read_at_its_own_rate_where_that_is_asked_for(tmp_path):
+  path, samples = tmp_path / "a.wav", np.random.default_rng(0).integers(-9000, 9000, (48_000, 2))
+  wavfile.write(path, 24_000, samples.astype(np.int16))
+  recorded = audio.read_recorded(path)
+  assert recorded.rate_hz == 24_000
+  np.testing.assert_array_equal(recorded.samples, samples.mean(1) / 32768)
+  np.testing.assert_array_equal(recorded.at_16_khz(), audio.read_wav(path))

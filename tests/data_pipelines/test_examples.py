@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+from scipy.io import wavfile
 
 from avs_jax.errors import InputError
-from data_pipelines.audio import clip_log_mel, robust_log_mel
+from data_pipelines.audio import Recorded, clip_log_mel, robust_log_mel
+from data_pipelines.avsbench import AVSBench
 from data_pipelines.examples import BrokenDonor, Cached, Composer
 from data_pipelines.generated import Generated
+from data_pipelines.layout import write_layout
 from data_pipelines.negatives import EVALUATION, NOISE, OFFSCREEN, POSITIVE, SILENCE, Negatives, Pair
 from data_pipelines.noising import Augment, Diffusion, Noising
 
@@ -64,6 +67,41 @@ def test_published_front_ends_differ_between_positives_and_negatives():
   np.testing.assert_array_equal(silence, robust_log_mel(np.zeros(32_000), 16_000, 2))
   with pytest.raises(InputError, match="front_end"):
     Composer(source, negatives, front_end="mixed")
+
+
+@pytest.mark.golden
+def test_published_noise_reaches_the_published_front_end_at_its_own_rate(golden, rule, monkeypatch):
+  source = Generated("single", "train", 1, size=16, seconds=5)
+  negatives = Negatives(noise_format="bytes")
+  # The released file comes from numpy's global generator.
+  monkeypatch.setattr(negatives, "_rng", lambda *_: np.random.RandomState(42))  # noqa: NPY002
+  row = Composer(source, negatives, front_end="as_published")(source.clip(0), 0, Pair(NOISE, kind="bytes"), 0)
+  difference = np.abs(
+    rule.sample(row["log_mel"]) - np.load(golden("avsbench_robust/logmel.npz"))["noise_seed42"]
+  )
+  assert difference.max() < 0.02 and difference.mean() < 2e-4  # as of other sounds that soxr resampled
+
+
+def test_a_sound_as_recorded_is_resampled_by_the_published_front_end_alone():
+  source = small()
+  sound = Recorded(0.1 * np.random.default_rng(0).standard_normal(48_000), 24_000)
+  clip, pair = source.clip(0), Pair(OFFSCREEN)
+  published = Composer(source, Negatives(), front_end="as_published")(clip, 0, pair, EVALUATION, sound)
+  np.testing.assert_array_equal(published["log_mel"], robust_log_mel(sound.samples, 24_000, 2))
+  same = Composer(source, Negatives())(clip, 0, pair, EVALUATION, sound)
+  np.testing.assert_array_equal(same["log_mel"], clip_log_mel(sound.at_16_khz(), 2))
+
+
+def test_off_screen_sounds_of_files_reach_the_published_front_end_at_their_own_rate(tmp_path):
+  made = Generated("single", "train", 3, size=32, seconds=5)
+  write_layout(made, tmp_path, "s4", "train")
+  wave = 0.1 * np.random.default_rng(0).standard_normal(5 * 44_100)
+  for path in tmp_path.rglob("*.wav"):
+    wavfile.write(path, 44_100, np.rint(32768 * wave).astype(np.int16))
+  source = AVSBench(str(tmp_path), "s4", "train")
+  composer = Composer(Cached(source), Negatives(), front_end="as_published")
+  row = composer(source.clip(0), 0, Pair(OFFSCREEN, donor=1), 0)
+  np.testing.assert_allclose(row["log_mel"], robust_log_mel(np.rint(32768 * wave) / 32768, 44_100), atol=1e-6)
 
 
 def test_sounding_says_what_is_heard_whoever_makes_it():

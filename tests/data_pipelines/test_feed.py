@@ -37,6 +37,16 @@ def test_changes_of_log_mels_are_refused_where_samples_are_heard(changes, words)
     feed.takes_waveform(config(model__audio="htsat", **changes))
 
 
+def test_training_negatives_are_drawn_anew_each_epoch_or_once_and_those_of_the_warm_up_anew():
+  source = Generated("single", "train", 40, size=16, seconds=2)
+  for redraw in (True, False):
+    chosen = config(negatives__fraction=0.5, negatives__redraw=redraw)
+    pairs = feed.training_negatives(chosen)
+    epochs = [[pairs.draw(epoch, i, source) for i in range(40)] for epoch in (0, 7)]
+    assert (epochs[0] != epochs[1]) == redraw
+    assert feed.nonsense(config(warmup__nonsense=0.2, negatives__redraw=redraw)).redraw
+
+
 class Nameless(Generated):
   """Clips of which nothing is known."""
 

@@ -20,6 +20,7 @@ from data_pipelines.negatives import (
   Negatives,
   Pair,
   manifest,
+  noise_of_bytes,
   read_manifest,
   write_manifest,
 )
@@ -234,6 +235,21 @@ def test_published_noise_bytes_are_loud_and_white():
   assert np.sqrt(np.mean(noise**2)) == pytest.approx(0.56 * np.sqrt(16 / 44.1), rel=0.08)
   power = (np.abs(np.fft.rfft(noise)) ** 2)[: 8 * 4000].reshape(8, -1).mean(1)  # up to 6.4 kHz
   assert power.max() / power.min() < 1.1
+
+
+def test_noise_as_recorded_is_the_noise_that_is_given_at_16_khz():
+  negatives = Negatives(noise_format="bytes", seed=3)
+  recorded = negatives.noise_as_recorded(1, 7, 5)
+  assert (recorded.samples.size, recorded.rate_hz) == (5 * 44_100, 44_100)
+  given = negatives.substitute(np.zeros(80_000, np.float32), Pair(NOISE, kind="bytes"), 1, 7)
+  np.testing.assert_allclose(recorded.at_16_khz()[:79_900], given[:79_900], atol=1e-6)  # the filter's reach
+
+
+@pytest.mark.golden
+def test_noise_of_bytes_holds_the_samples_of_the_released_file(golden):
+  kept = np.load(golden("avsbench_robust/logmel.npz"))["noise_seed42_first_pcm"]
+  samples = noise_of_bytes(np.random.RandomState(42), len(kept))  # noqa: NPY002  numpy's global generator, as released
+  np.testing.assert_array_equal(np.rint(samples * 32768).astype(np.int16), kept)
 
 
 def test_silence_may_have_a_faint_floor():

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.io import wavfile
 
 from avs_jax.errors import InputError
+from avs_jax.evaluate import run_record
 from avs_jax.train import train
 from configs import tiny
-from data_pipelines import audio, sounds, sources
+from data_pipelines import audio, loader, sounds, sources
 from data_pipelines.generated import Generated
 from data_pipelines.layout import write_layout
 from data_pipelines.real_media import DEFAULT_CLASSES
@@ -65,6 +67,20 @@ def test_published_folders_take_the_place_of_drawn_negatives(written):
   assert not np.array_equal(rows_of(config, source, "offscreen")[0], log_mel)
 
 
+def test_published_and_unseen_files_keep_their_rate_under_the_published_front_end(written, tmp_path):
+  config, held = written
+  wave = np.random.default_rng(1).integers(-9000, 9000, 5 * 44_100).astype(np.int16)
+  unseen = str(tmp_path / "fork_segment.wav")
+  for path in (unseen, *held.values()):
+    wavfile.write(path, 44_100, wave)
+  config.eval.negative_audio, config.eval.unseen = "published", (unseen,)
+  config.negatives.front_end = "as_published"
+  expected = audio.robust_log_mel(wave, 44_100)
+  for name in ("noise", "offscreen", "unseen_fork_segment"):
+    log_mel, *_ = rows_of(config, sources.build(config, "test"), name)
+    np.testing.assert_allclose(log_mel, np.broadcast_to(expected, log_mel.shape), atol=1e-6)
+
+
 def test_own_sounds_and_silence_are_the_same_whatever_the_folders(written):
   config, _ = written
   source = sources.build(config, "test")
@@ -92,8 +108,42 @@ def test_missing_published_sounds_are_counted_and_named(written):
   config.eval.negative_audio = "published"
   source = sources.build(config, "test")
   next(path for (name, _), path in held.items() if name == "noise").unlink()
-  with pytest.raises(InputError, match="1 of 4 files are missing, first .*audio_wav_noise"):
+  with pytest.raises(
+    InputError, match="1 of 4 files are missing, first .*audio_wav_noise.*data.allow_missing=True"
+  ):
     next(iter(sounds.batches(config, source, "noise")))
+
+
+def test_clips_without_a_published_negative_are_left_out_under_every_sound_if_that_is_allowed(
+  written, caplog
+):
+  config, held = written
+  whole = sources.build(config, "test")
+  lost = held["offscreen", whole.ids[1].split("/")[-1]]
+  lost.unlink()
+  config.eval.negative_audio, config.data.allow_missing = "published", True
+  source = sources.build(config, "test")
+  sounds.check_evaluation(config, source)
+  left = [whole.ids[index] for index in (0, 2, 3)]
+  said = f"1 of 4 clips lack published negatives (audio_wav_noise, audio_wav_misaligned): {whole.ids[1]}"
+  assert list(source.ids) == left and said in caplog.text
+  assert run_record(config, loader.keep(source, 9), {"params": {}})["missing_clips"] == said
+  for name in config.eval.conditions:
+    log_mel, masks, index, _ = rows_of(config, source, name)
+    assert index.tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(masks[1], whole.clip(2).masks)
+    if name in sounds.FOLDERS:
+      path = held[name, left[1].split("/")[-1]]
+      np.testing.assert_array_equal(log_mel[1], audio.clip_log_mel(audio.read_wav(path), 5))
+  config.eval.conditions = ("positive", "silence", "noise")
+  assert len(sources.build(config, "test")) == 4  # nothing asks for the folder that lacks a file
+  config.eval.conditions = ("offscreen",)
+  for path in held.values():
+    path.unlink(missing_ok=True)
+  with pytest.raises(
+    InputError, match="4 of 4 clips lack published negatives .*set eval.negative_audio=drawn"
+  ):
+    sources.build(config, "test")
 
 
 def test_published_negatives_need_the_published_layout_and_a_known_word(config):

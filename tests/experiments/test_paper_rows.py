@@ -28,6 +28,12 @@ def test_every_contradiction_has_a_sentence():
   assert sum(bool(row.disagrees) for row in ROWS) == 13
 
 
+def test_every_printed_f_says_over_which_frames_and_avsegformer_s_ms3_at_which_size():
+  for row in ROWS:
+    assert (" over " in row.doubt) == (row.own is not None or row.unseen is not None), name_of(row)
+    assert ("224 px" in row.doubt) == (row.data == "MS3" and "AVSegFormer" in " ".join(row.labels))
+
+
 def test_the_mean_of_the_three_conditions_is_taken_before_g():
   row = next(row for row in paper_rows.TABLE_2 if row.labels == ("SAMA-AVS",) and row.data == "S4")
   assert row.own and row.negatives

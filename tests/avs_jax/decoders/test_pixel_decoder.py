@@ -117,8 +117,8 @@ def test_dropout_acts_in_training_alone(decoder, plain):
 
 @pytest.mark.golden
 def test_positions_and_references_equal_the_published_ones(golden, rule):
-  kept = np.load(golden("avsegformer/ms3_pvt2_224.npz"))
-  for side in (28, 14, 7):
-    rule.check(sine_position(side, side, 256).transpose(2, 0, 1), kept[f"posenc_{side}"])
+  wide, kept = (np.load(golden(f"avsegformer/ms3_pvt2_{size}.npz")) for size in (512, 224))
+  for side, arrays in ((64, wide), (32, wide), (16, wide), (28, kept), (14, kept), (7, kept)):
+    rule.check(sine_position(side, side, 256).transpose(2, 0, 1), arrays[f"posenc_{side}"])
   centres = cell_centres(((28, 28), (14, 14), (7, 7)))
   rule.check(np.broadcast_to(centres[None, :, None], (5, 1029, 3, 2)), kept["reference_points"])
