@@ -324,6 +324,8 @@ def notes_of(table: Table, records: Records) -> list[str]:
     notes.append(
       "Under silence, noise and off-screen sound, against the object's own mask: low is good; g: high is good."
     )
+  if table.form == "globals" and table.paper:
+    notes.append("G-F of printed lines rests on F over the authors' own test batches.")
   if table.form == "conditions_mixed":
     notes.append('"own + NOISE" is the clip\'s own sound under noise at so many dB: high is good.')
   notes += _gated(table, records)
