@@ -128,13 +128,30 @@ def _group_maxima(curves: np.ndarray, truth: np.ndarray, size: int) -> list[floa
   return maxima
 
 
+def _check_call(logits: Any, masks: Any) -> None:
+  """Refuses what would give a figure that means nothing; arrays that are being traced hold no values to check."""
+  if isinstance(logits, jax.core.Tracer) or isinstance(masks, jax.core.Tracer):
+    return
+  logits, masks = np.asarray(logits), np.asarray(masks)
+  if not np.isfinite(logits.astype(np.float32)).all():
+    raise InputError("the logits hold values that are not finite numbers; judge other weights or logits.")
+  low, high = (masks.min(), masks.max()) if masks.size else (0, 0)
+  if not (low >= 0 and high <= 1):  # so written, it is true of NaN
+    raise InputError(
+      f"masks must lie in [0, 1] but reach from {low:g} to {high:g}; divide pictures of 0 and 255 by 255."
+    )
+
+
 def iou_frame(
   logits: Float[AnyArray, "N H W"], masks: Shaped[AnyArray, "N H W"], threshold: float = 0.5
 ) -> float:
   """mean over frames of |P and G| / |P or G|, P = sigmoid(logits) > 0.5; AVSBench's "mIoU" (J) on one call.
 
   A frame whose mask is empty is scored by its background: the share of pixels left off.
+
+  Raises: InputError for masks outside [0, 1] and for logits that are not finite.
   """
+  _check_call(logits, masks)
   counts = jax.device_get(frame_counts(logits, masks, threshold))
   return float(_frame_iou(counts).mean())
 
@@ -146,7 +163,10 @@ def f_max_batch(
 
   Frames whose mask is empty are left out; 0 when all are. The maximum is taken after averaging over the
   frames of THIS call, so the value of a data set depends on how it is cut into calls.
+
+  Raises: as `iou_frame`.
   """
+  _check_call(logits, masks)
   counts = jax.device_get(frame_counts(logits, masks))
   curves = _f(counts.hits, counts.accepted, counts.truth[:, None], beta2)
   return _group_maxima(curves, counts.truth, len(curves))[0] or 0.0

@@ -189,6 +189,31 @@ def test_a_prediction_that_is_not_a_number_stops_the_evaluation():
     tally_of(logits, np.zeros((1, 2, 4, 4), np.int32))
 
 
+@pytest.mark.parametrize("figure", [metrics.iou_frame, metrics.f_max_batch])
+def test_one_call_refuses_masks_of_255_and_logits_that_are_no_numbers(figure):
+  logits = np.random.default_rng(0).standard_normal((3, 8, 8)).astype(np.float32)
+  masks = logits > 0
+  for whole in (masks, masks.astype(np.uint8), masks.astype(np.float32), jax.numpy.asarray(masks)):
+    assert figure(logits, whole) == pytest.approx(1)
+  assert figure(jax.numpy.asarray(logits, jax.numpy.bfloat16), masks * np.float32(225 / 255)) > 0.8
+  for wrong in (masks * np.uint8(255), masks * np.int32(-1), np.where(masks, np.nan, np.float32(0))):
+    with pytest.raises(InputError, match=r"masks must lie in \[0, 1\] but reach from .* to"):
+      figure(logits, wrong)
+  for value in (np.nan, np.inf, -np.inf):
+    with pytest.raises(InputError, match="logits hold values that are not finite"):
+      figure(np.where(logits > 1, np.float32(value), logits), masks)
+
+
+def test_counts_under_a_compilation_are_not_checked():
+  logits, masks = np.zeros((1, 4, 4), np.float32), np.full((1, 4, 4), 255, np.uint8)
+
+  def checked(logits, masks):
+    metrics._check_call(logits, masks)
+    return metrics.frame_counts(logits, masks).truth
+
+  assert jax.jit(checked)(logits, masks)[0] == 16 * 255
+
+
 def test_class_figures_leave_padding_out_and_pool_over_the_set_too():
   rng = np.random.default_rng(0)
   labels = rng.integers(0, 4, (2, 3, 8, 8)).astype(np.int32)
