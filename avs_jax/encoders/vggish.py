@@ -33,6 +33,11 @@ class VGGish(nn.Module):
     """Width of the embedding."""
     return self.out_dim
 
+  @property
+  def map_channels(self) -> int:
+    """Channels of the last map, which `features` gives."""
+    return max(1, round(512 * self.width))
+
   def setup(self) -> None:
     for step in _FEATURES:
       if step != "pool":

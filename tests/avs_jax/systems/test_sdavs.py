@@ -150,6 +150,36 @@ def test_what_the_stages_hear_is_a_word_and_encoders_without_maps_give_embedding
   assert out["logits"].shape == (1, 2, SIDE, SIDE, 1) and out["projected_audio"].shape[-1] == width
 
 
+@pytest.mark.parametrize(
+  ("settings", "wanted"),
+  [
+    ({}, 128 + 6 * 4 * 8),
+    ({"sound_map": "log_mel"}, 128 + 96 * 64),
+    ({"sound_map": "embedding"}, 128),
+    ({"sound_map": "embedding", "stereo": True}, 128 + 64),
+    ({"audio": "htsat", "audio_args": {}}, 768),
+  ],
+)
+def test_an_embedding_of_another_width_is_refused_with_the_width_wanted(settings, wanted):
+  module = build(**settings)
+
+  def start(width):
+    pictures = jax.ShapeDtypeStruct((1, 2, SIDE, SIDE, 3), jnp.float32)
+    heard = jax.ShapeDtypeStruct((1, 2, width), jnp.float32)
+
+    def run(pictures, heard):
+      return module.init_with_output(jax.random.key(0), pictures, heard, method="segment")[0].logits
+
+    return jax.eval_shape(run, pictures, heard).shape
+
+  assert start(wanted) == (1, 2, SIDE, SIDE, 1)
+  for width in (wanted - 1, wanted + 24):
+    with pytest.raises(
+      InputError, match=f"hears {wanted} numbers a second, .* it was given {width}: give what"
+    ):
+      start(width)
+
+
 @pytest.mark.parametrize("guide", ["cosine", "cosine_released", "localised"])
 def test_a_guide_wraps_it(guide):
   out, _ = shapes(Guided(build(), form=guide))
