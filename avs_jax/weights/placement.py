@@ -245,3 +245,34 @@ def guide_from_torch(name: str, state: Mapping[str, np.ndarray]) -> Variables | 
     )
   kernel = np.asarray(weight.T, np.float32, order="C")
   return {"params": {"audio_proj": {"kernel": kernel, "bias": np.asarray(bias, np.float32)}}}
+
+
+def postprocessing_from_torch(state: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+  """P [A, A] and mean [A] of VGGish's post-processing, float32, for `encoders.vggish.postprocess`.
+
+  Args:
+    state: `vggish_pca_params` (.pth or .npz), or a wrapper's state_dict, which has the two under `pproc.`.
+
+  Raises:
+    InputError: one of the two is not there, there twice, or of a shape that does not fit.
+  """
+  found = []
+  for wanted in ("pca_eigen_vectors", "pca_means"):
+    keys = [key for key in state if re.search(rf"(^|\.){wanted}$", key)]
+    if len(keys) != 1:
+      raise InputError(
+        f"VGGish's post-processing: {len(keys)} tensors are called {wanted} ({_listed(keys) or 'none'}); give the"
+        " tensors of vggish_pca_params, pca_eigen_vectors [A, A] and pca_means [A]."
+      )
+    found.append(np.asarray(state[keys[0]], np.float32))
+  vectors, means = found
+  if (
+    vectors.ndim != 2
+    or vectors.shape != (means.size, means.size)
+    or means.shape not in ((means.size,), (means.size, 1))
+  ):
+    raise InputError(
+      f"VGGish's post-processing: pca_eigen_vectors is {list(vectors.shape)} and pca_means {list(means.shape)};"
+      " expected [A, A] and [A] or [A, 1]."
+    )
+  return vectors, means.reshape(-1)
