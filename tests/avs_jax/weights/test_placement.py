@@ -200,8 +200,27 @@ def test_an_encoder_takes_its_part_out_of_a_larger_model():
   whole["module.conv1.conv2d_list.0.weight"] = np.zeros((256, 512, 3, 3))
   weights.from_torch("mit_b0", whole)
   del whole["module.encoder_backbone.norm4.bias"]
-  with pytest.raises(InputError, match="missing 1: norm4.bias"):
+  with pytest.raises(InputError, match="tensors under 'module.encoder_backbone.' .* missing 1: norm4.bias"):
     weights.from_torch("mit_b0", whole)
+
+
+@pytest.mark.golden
+def test_faults_of_another_librarys_file_bear_its_own_names(golden):
+  state = zeros(shapes(golden("backbones/pvt_v2_b0.hf.json")))
+  base = "encoder.layers.3.blocks.1.attention"
+  del state[f"{base}.value.weight"]
+  state[f"{base}.query.weight"] = np.zeros((3, 3))
+  state[f"{base}.key.bias"] = np.zeros(3)
+  state["encoder.layers.3.blocks.7.attention.query.bias"] = np.zeros(3)
+  with pytest.raises(InputError) as error:
+    weights.from_torch("pvt_v2_b0", state)
+  for words in (
+    f"missing 1: {base}.value.weight;",
+    "unexpected 1: encoder.layers.3.blocks.7.attention.query.bias;",
+    f"wrong shape 2: parts of block4.1.attn.kv.bias: {base}.key.bias [3] beside {base}.value.bias [256],",
+    f"{base}.query.weight is [3, 3] instead of [256, 256]",
+  ):
+    assert words in str(error.value)
 
 
 def test_names_of_neither_kind_are_refused():
