@@ -1,141 +1,40 @@
 """How well masks follow the sound: per-frame counts first, figures afterwards.
 
-A frame is reduced to counts of pixels (`frame_counts`, on the device), the counts are kept under (clip,
+A frame is reduced to counts of pixels (`counts.frame_counts`, on the device), the counts are kept under (clip,
 second) in a `Tally` (numpy), and every figure is computed from the whole tally in data-set order. Batch size,
 order and number of processes therefore cannot change a figure. `docs/metrics.md` says which figure stands in
 which published table. `iou_frame` and `f_max_batch` are AVSBench's two figures on one call.
 """
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
-import flax.struct
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Num, Shaped
+from jaxtyping import Float, Shaped
 
+from avs_jax.counts import (
+  THRESHOLDS,
+  ClassCounts,
+  FrameCounts,
+  class_counts,
+  frame_counts,
+  label_counts,
+  probability_counts,
+)
 from avs_jax.errors import InputError
 from avs_jax.types import AnyArray
+
+__all__ = [
+  "BETA2", "GROUP_FRAMES", "THRESHOLDS", "ClassCounts", "FrameCounts", "Tally", "class_counts", "f_max_batch",
+  "frame_counts", "global_scores", "iou_frame", "label_counts", "probability_counts", "summarise",
+  "summarise_classes",
+]  # fmt: skip
 
 # 1.3 P R / (0.3 P + R): AVSBench and all that followed. RAVS's released code has 0.1.
 BETA2 = 0.3
 # Frames in the calls whose F AVSBench's script averages: test batch 4, five seconds a clip.
 GROUP_FRAMES = 20
-
-
-def _thresholds() -> np.ndarray:
-  """255 float32 values from 0 to exactly 1, 1/254 apart; the upper half counted down from 1 (as torch)."""
-  step, k = np.float32(1 / 254), np.arange(255, dtype=np.float32)
-  return np.where(k < 127, step * k, np.float32(1) - step * (254 - k)).astype(np.float32)
-
-
-THRESHOLDS = _thresholds()
-
-
-@flax.struct.dataclass
-class FrameCounts:
-  """Sums over the pixels of each frame; whole numbers for masks of 0 and 1, exact in float32.
-
-  Attributes:
-    overlap: sum of target where the prediction is on (p > 0.5).
-    union: sum of max(prediction, target).
-    active: pixels that are on.
-    accepted: pixels with p >= threshold, for each of `THRESHOLDS`.
-    hits: sum of target over the accepted pixels.
-    truth: sum of target.
-    pixels: H * W.
-  """
-
-  overlap: Float[AnyArray, "N"]
-  union: Float[AnyArray, "N"]
-  active: Float[AnyArray, "N"]
-  accepted: Float[AnyArray, "N 255"]
-  hits: Float[AnyArray, "N 255"]
-  truth: Float[AnyArray, "N"]
-  pixels: Float[AnyArray, "N"]
-
-
-@flax.struct.dataclass
-class ClassCounts:
-  """Pixels of each class in each frame: predicted and true, predicted, true."""
-
-  overlap: Float[AnyArray, "N K"]
-  predicted: Float[AnyArray, "N K"]
-  truth: Float[AnyArray, "N K"]
-
-
-@functools.partial(jax.jit, static_argnames="threshold")
-def probability_counts(
-  probabilities: Float[AnyArray, "N H W"], masks: Shaped[AnyArray, "N H W"], threshold: float = 0.5
-) -> FrameCounts:
-  """Counts of each frame. One pass: pixels are sorted into the 255 steps, then summed from the top.
-
-  Masks are 0 and 1, or soft targets in steps of 1/255 (as image files hold them), up to 2900 x 2900 pixels.
-  A pixel that is not a number is accepted by no threshold; `Tally.add` refuses such frames.
-  """
-  count, height, width = probabilities.shape
-  pixels = height * width
-  p = probabilities.astype(jnp.float32).reshape(count, pixels)
-  target = masks.astype(jnp.float32).reshape(count, pixels)
-  lower = jnp.asarray(THRESHOLDS)
-  upper = jnp.append(lower[1:], jnp.inf)
-  # The product may round across a step, so it is a guess, put right by comparing with the steps themselves.
-  guess = jnp.clip((p * 254).astype(jnp.int32), 0, 254)
-  passed = guess + 1 - (p < lower[guess]) + (p >= upper[guess])  # number of thresholds <= p
-  passed = jnp.where(jnp.isnan(p), 0, passed)
-  slot = (passed + 256 * jnp.arange(count)[:, None]).reshape(-1)
-  # Whole numbers, because a running float32 sum of soft targets drifts by 2e-4 over a frame of 224 x 224.
-  shares = jnp.round(target * 255).astype(jnp.int32)
-  values = jnp.stack([jnp.ones_like(shares), shares], axis=-1).reshape(-1, 2)
-  histogram = jnp.zeros((count * 256, 2), jnp.int32).at[slot].add(values).reshape(count, 256, 2)
-  at_least = jnp.cumsum(histogram[:, ::-1], axis=1)[:, ::-1][:, 1:]  # [N, 255, 2]
-  accepted, shares = at_least[..., 0], at_least[..., 1]
-  on = (p > threshold).astype(jnp.float32)
-  return FrameCounts(
-    overlap=(on * target).sum(-1),
-    union=jnp.maximum(on, target).sum(-1),
-    active=on.sum(-1),
-    accepted=accepted.astype(jnp.float32),
-    hits=(shares // 255).astype(jnp.float32) + (shares % 255).astype(jnp.float32) / 255,
-    truth=target.sum(-1),
-    pixels=jnp.full((count,), pixels, jnp.float32),
-  )
-
-
-@functools.partial(jax.jit, static_argnames="threshold")
-def frame_counts(
-  logits: Float[AnyArray, "N H W"], masks: Shaped[AnyArray, "N H W"], threshold: float = 0.5
-) -> FrameCounts:
-  """`probability_counts` of sigmoid(logits) in float32.
-
-  Where the probabilities are also saved, compute them once and call `probability_counts`.
-  """
-  return probability_counts(jax.nn.sigmoid(logits.astype(jnp.float32)), masks, threshold)
-
-
-@jax.jit
-def class_counts(logits: Float[AnyArray, "N H W K"], labels: Num[AnyArray, "N H W"]) -> ClassCounts:
-  """Counts of the most likely class (the lowest of equals) against the labels."""
-  return label_counts(jnp.argmax(logits, axis=-1), labels, logits.shape[-1])
-
-
-@functools.partial(jax.jit, static_argnames="classes")
-def label_counts(chosen: Num[AnyArray, "N H W"], labels: Num[AnyArray, "N H W"], classes: int) -> ClassCounts:
-  """Counts of a predicted class per pixel against the labels."""
-  count = chosen.shape[0]
-  chosen, labels = (jnp.asarray(x, jnp.int32).reshape(count, -1) for x in (chosen, labels))
-  frame = jnp.arange(count)[:, None]
-
-  def histogram(ids: Array, value: Array) -> Array:
-    return jnp.zeros((count, classes), jnp.float32).at[frame, ids].add(value)
-
-  one = jnp.ones_like(chosen, jnp.float32)
-  same = (chosen == labels).astype(jnp.float32)
-  return ClassCounts(
-    overlap=histogram(labels, same), predicted=histogram(chosen, one), truth=histogram(labels, one)
-  )
 
 
 class Tally:
@@ -229,13 +128,30 @@ def _group_maxima(curves: np.ndarray, truth: np.ndarray, size: int) -> list[floa
   return maxima
 
 
+def _check_call(logits: Any, masks: Any) -> None:
+  """Refuses what would give a figure that means nothing; arrays that are being traced hold no values to check."""
+  if isinstance(logits, jax.core.Tracer) or isinstance(masks, jax.core.Tracer):
+    return
+  logits, masks = np.asarray(logits), np.asarray(masks)
+  if not np.isfinite(logits.astype(np.float32)).all():
+    raise InputError("the logits hold values that are not finite numbers; judge other weights or logits.")
+  low, high = (masks.min(), masks.max()) if masks.size else (0, 0)
+  if not (low >= 0 and high <= 1):  # so written, it is true of NaN
+    raise InputError(
+      f"masks must lie in [0, 1] but reach from {low:g} to {high:g}; divide pictures of 0 and 255 by 255."
+    )
+
+
 def iou_frame(
   logits: Float[AnyArray, "N H W"], masks: Shaped[AnyArray, "N H W"], threshold: float = 0.5
 ) -> float:
   """mean over frames of |P and G| / |P or G|, P = sigmoid(logits) > 0.5; AVSBench's "mIoU" (J) on one call.
 
   A frame whose mask is empty is scored by its background: the share of pixels left off.
+
+  Raises: InputError for masks outside [0, 1] and for logits that are not finite.
   """
+  _check_call(logits, masks)
   counts = jax.device_get(frame_counts(logits, masks, threshold))
   return float(_frame_iou(counts).mean())
 
@@ -247,7 +163,10 @@ def f_max_batch(
 
   Frames whose mask is empty are left out; 0 when all are. The maximum is taken after averaging over the
   frames of THIS call, so the value of a data set depends on how it is cut into calls.
+
+  Raises: as `iou_frame`.
   """
+  _check_call(logits, masks)
   counts = jax.device_get(frame_counts(logits, masks))
   curves = _f(counts.hits, counts.accepted, counts.truth[:, None], beta2)
   return _group_maxima(curves, counts.truth, len(curves))[0] or 0.0

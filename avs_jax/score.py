@@ -8,10 +8,12 @@ predictions/
   unseen_<name>/       any further sound, a row of its own
     <clip id>.npz      one of `masks`, `probabilities`, `logits` [T, H, W]; with K classes also
                        `labels` [T, H, W], and `logits` are [T, H, W, K]
-    <clip id>/<k>.png  or <clip id>_<k>.png, also in further folders: 0..255 is the probability 0..1
+    <clip id>/<k>.png  or <clip id>_<k>.png, also in further folders: 0..255 is the probability 0..1, and a
+                       palette's indices 0 (black) and 1 are a mask, whatever the colour
 
 k counts from 0 or from 1; the whole folder shows which (AVSBench's test scripts number masks from 0, its frames
-from 1). With K classes a PNG holds class ids. Masks have the size of the data set's masks.
+from 1). With K classes a PNG holds class ids (grey values or a palette's indices) or, as RGB, the colours of AVSS's
+palette. Masks have the size of the data set's masks.
 """
 
 import os
@@ -21,9 +23,8 @@ from typing import Any
 
 import numpy as np
 from absl import logging
-from PIL import Image
 
-from avs_jax import metrics, report
+from avs_jax import mask_pictures, metrics, report
 from avs_jax.errors import InputError
 
 _ALIASES = {
@@ -108,6 +109,7 @@ class Predictions:
 
   Attributes:
     missing: ids of clips without any file.
+    brightest: the largest probability met in a picture so far.
   """
 
   def __init__(self, folder: str, ids: tuple[str, ...], num_classes: int):
@@ -146,7 +148,7 @@ class Predictions:
     self.strangers = strangers
     self.missing = [clip for clip in ids if clip not in self._arrays and clip not in self._pictures]
     self._first = 0 if any(0 in frames for frames in self._pictures.values()) else 1
-    self._brightest = 0
+    self.brightest = 0.0
 
   def _files(self) -> list[str]:
     found = []
@@ -206,27 +208,14 @@ class Predictions:
     return ("labels" if self.num_classes > 1 else "probabilities"), values
 
   def _read_picture(self, path: str, size: tuple[int, ...]) -> np.ndarray:
-    try:
-      with Image.open(path) as image:
-        if self.num_classes == 1 and image.mode not in ("L", "I;16", "I"):
-          image = image.convert("L")
-        values = np.asarray(image)
-    except (OSError, ValueError, SyntaxError) as error:
-      raise InputError(f"{path} cannot be read as a picture ({error}); write it again.") from None
+    is_binary = self.num_classes == 1
+    values = mask_pictures.read_probabilities(path) if is_binary else mask_pictures.read_labels(path)
     if values.shape != size:
       raise InputError(_size_sentence(path, values.shape, size))
-    if self.num_classes > 1:
+    if not is_binary:
       return _checked_labels(path, values, self.num_classes)
-    self._brightest = max(self._brightest, int(values.max()))
-    return values.astype(np.float32) / (65535 if values.dtype.itemsize > 1 else 255)
-
-  def check_range(self) -> None:
-    """Raises `InputError` where all pictures together hold only 0 and 1: masks written without scaling."""
-    if self._brightest == 1:
-      raise InputError(
-        f"{self.folder}: the PNG files hold only the values 0 and 1, which would all count as off; "
-        "write masks as 0 and 255."
-      )
+    self.brightest = max(self.brightest, float(values.max()))
+    return values
 
   def _read_array(self, path: str, shape: tuple[int, int, int]) -> tuple[str, np.ndarray]:
     try:
@@ -256,6 +245,18 @@ class Predictions:
     if kind != "logits" and (low < 0 or high > 1):
       raise InputError(f"{path}: {kind} must lie in [0, 1] but reach from {low:g} to {high:g}; scale them.")
     return ("probabilities" if kind == "masks" else kind), values.astype(np.float32)
+
+
+def _check_range(folder: str, brightest: float) -> None:
+  """Refuses pictures that are dark under every sound: masks that were written without scaling, or painted.
+
+  A condition may be dark alone: a model that is silent where it should be writes such pictures.
+  """
+  if 0 < brightest <= 0.5:
+    raise InputError(
+      f"{folder}: the pictures hold values above 0 but none above 127 of 255 (the highest is {255 * brightest:.3g}), so"
+      " all would count as off; write masks as 0 and 255, or 0..255 as the probability 0..1."
+    )
 
 
 def _size_sentence(path: str, got: tuple[int, ...], expected: tuple[int, ...]) -> str:
@@ -329,8 +330,7 @@ def score(
       kind, values = predictions.read(clip_id, clip.masks.shape, counted)
       counts = _count(kind, values, clip.masks, source.num_classes)
       tallies[name].add(counts, np.array([index]), counted[None])
-  for predictions in found.values():
-    predictions.check_range()
+  _check_range(predictions_dir, max(predictions.brightest for predictions in found.values()))
   results = {}
   for name, tally in tallies.items():
     is_binary = isinstance(tally.stacked()[2], metrics.FrameCounts)

@@ -3,9 +3,10 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 from avs_jax.layers import Conv, Dtype, he_fan_in
+from avs_jax.types import AnyArray
 
 # Output channels of the convolutions by their place in the original's list; "pool" between.
 _FEATURES = ((0, 64), "pool", (3, 128), "pool", (6, 256), (8, 256), "pool", (11, 512), (13, 512), "pool")
@@ -32,6 +33,11 @@ class VGGish(nn.Module):
   def dim(self) -> int:
     """Width of the embedding."""
     return self.out_dim
+
+  @property
+  def map_channels(self) -> int:
+    """Channels of the last map, which `features` gives."""
+    return max(1, round(512 * self.width))
 
   def setup(self) -> None:
     for step in _FEATURES:
@@ -62,3 +68,17 @@ class VGGish(nn.Module):
     x = jax.nn.relu(self.embeddings_2(x))
     x = self.embeddings_4(x)
     return jax.nn.relu(x) if self.last_relu else x
+
+
+def postprocess(
+  embeddings: Float[AnyArray, "N A"], eigenvectors: Float[AnyArray, "A A"], means: Float[AnyArray, "A"]
+) -> UInt8[Array, "N A"]:
+  """Embeddings as AudioSet keeps them: P (e - mean), cut to [-2, 2], which become 0 and 255; halves to even.
+
+  No audio-visual segmenter has this on. P and mean: `weights.postprocessing_from_torch`.
+  Deviation: rounds, as the PyTorch port; TF-slim cuts the fraction off.
+  """
+  centred = jnp.asarray(embeddings, jnp.float32) - jnp.asarray(means, jnp.float32)[None]
+  # In full float32 on every device: a fast product would change whole numbers.
+  turned = jnp.matmul(centred, jnp.asarray(eigenvectors, jnp.float32).T, precision="highest")  # [N, A]
+  return jnp.round((jnp.clip(turned, -2, 2) + 2) * (255 / 4)).astype(jnp.uint8)

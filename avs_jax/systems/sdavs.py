@@ -109,9 +109,25 @@ class SDAVS(System):
     )
 
   def project(self, audio: Float[Array, "B T A"]) -> Float[Array, "B T D"]:
-    """F_a at the decoder's width, its cells side by side."""
-    cells = audio[..., self.audio_encoder.dim :] if self.has_map else audio
+    """F_a at the decoder's width, its cells side by side.
+
+    Args:
+      audio: what `listen` gives, A numbers a second: the audio encoder's embedding (VGGish: 128) and, where the
+        system `has_map`, behind it that map's cells, time by frequency by channels (VGGish's last map: 6 * 4 * 512).
+
+    Raises:
+      InputError: a second holds another number of values.
+    """
+    embedding = self.audio_encoder.dim
     rows, cols = SOUND_MAPS[self.sound_map] if self.has_map else (1, 1)
+    channels = 1 if self.sound_map == "log_mel" else getattr(self.audio_encoder, "map_channels", 0)
+    wanted = embedding + (rows * cols * channels if self.has_map else 64 * self.stereo)
+    if audio.shape[-1] != wanted:
+      raise InputError(
+        f"sdavs with model.sound_map={self.sound_map!r} hears {wanted} numbers a second, {embedding} of the embedding"
+        f" and {wanted - embedding} behind it; it was given {audio.shape[-1]}: give what its `listen` returns."
+      )
+    cells = audio[..., embedding:] if self.has_map else audio
     cells = cells.reshape(*audio.shape[:2], rows * cols, -1)  # [B, T, t*m, C]
     return self.audio_proj(cells).reshape(*audio.shape[:2], -1)  # [B, T, t*m*D]
 

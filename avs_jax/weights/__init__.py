@@ -9,8 +9,8 @@ from avs_jax.weights.containers import read, read_pickled_tensor
 from avs_jax.weights.storage import convert, load, load_metadata, save
 
 __all__ = [
-  "convert", "from_torch", "guide_from_torch", "load", "load_metadata", "read", "read_pickled_tensor", "save",
-  "to_torch_names",
+  "convert", "from_torch", "guide_from_torch", "load", "load_metadata", "postprocessing_from_torch", "read",
+  "read_pickled_tensor", "save", "to_torch_names",
 ]  # fmt: skip
 
 
@@ -26,6 +26,13 @@ def guide_from_torch(name: str, state: Mapping[str, np.ndarray]) -> dict[str, An
   from avs_jax.weights import placement
 
   return placement.guide_from_torch(name, state)
+
+
+def postprocessing_from_torch(state: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+  """The two tensors of VGGish's post-processing; see `placement.postprocessing_from_torch`."""
+  from avs_jax.weights import placement
+
+  return placement.postprocessing_from_torch(state)
 
 
 def to_torch_names(name: str, **overrides: Any) -> dict[str, tuple[int, ...]]:

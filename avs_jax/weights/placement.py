@@ -26,6 +26,7 @@ Variables = dict[str, Any]
 # Shapes that bring every parameter of an audio encoder to life: log-mel or filter-bank examples, 1 s.
 AUDIO_SHAPES = {"vggish": (1, 96, 64), "htsat": (1, 101, 64), "beats": (1, 98, 128)}
 LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
+_VISUAL = "visual_encoder."  # in the systems' own names
 STATISTICS = {"mean": "running_mean", "var": "running_var"}
 
 
@@ -152,17 +153,14 @@ def _listed(items: list[str], limit: int = 12) -> str:
 
 def _own_visual(
   name: str, given: State, wanted: Collection[str], prefix: str, overrides: Mapping[str, Any]
-) -> State:
-  """`given` with the visual encoder's tensors, which lie under `prefix`, under their original names."""
+) -> names.Translation:
+  """The visual encoder's tensors in `given`, which lie under `prefix`, under their original names."""
   from avs_jax import systems
 
   visual = str(overrides.get("visual", systems.SYSTEMS[name].visual))
   theirs = {key[len(prefix) :]: value for key, value in given.items() if key.startswith(prefix)}
-  own = "visual_encoder."
-  hoped = {key[len(own) :] for key in wanted if key.startswith(own)}
-  renamed = names.to_original(visual, theirs, hoped)
-  rest = {key: value for key, value in given.items() if not key.startswith(prefix)}
-  return {**rest, **{own + key: value for key, value in renamed.items()}}
+  hoped = {key[len(_VISUAL) :] for key in wanted if key.startswith(_VISUAL)}
+  return names.translate(visual, theirs, hoped)
 
 
 def from_torch(name: str, state: Mapping[str, np.ndarray], **overrides: Any) -> Variables:
@@ -178,19 +176,27 @@ def from_torch(name: str, state: Mapping[str, np.ndarray], **overrides: Any) -> 
     {"params": ..., "batch_stats": ...}, nested dictionaries of float32 arrays.
 
   Raises:
-    InputError: names are missing or unexpected, or a shape differs; every list is in the message.
+    InputError: names are missing or unexpected, or a shape differs; every list is in the message, in the
+      file's own names.
   """
   overrides, scanned = _unrolled(overrides)
   rules = dialects.dialect(name, overrides)
   wanted: dict[str, list[tuple[Path, tuple[int, ...]]]] = {}
   for torch, path, shape in _wanted(name, overrides):
     wanted.setdefault(torch, []).append((path, shape))
-  given = {
-    dialects.rewrite(key, rules.aliases): value
-    for key, value in names.to_original(name, state, wanted).items()
-  }
+  whole = names.translate(name, state, wanted, rules.aliases)
+  given, uneven, theirs = whole.state, whole.uneven, whole.theirs
   if rules.visual:
-    given = _own_visual(name, given, wanted, rules.visual, overrides)
+    seen = _own_visual(name, given, wanted, rules.visual, overrides)
+    rest = {key: value for key, value in given.items() if not key.startswith(rules.visual)}
+    given = rest | {_VISUAL + key: value for key, value in seen.state.items()}
+    uneven = uneven | {_VISUAL + key: sentence for key, sentence in seen.uneven.items()}
+
+    def theirs(name: str) -> str:
+      if not name.startswith(_VISUAL):
+        return whole.theirs(name)
+      return whole.theirs(rules.visual + seen.prefix + seen.theirs(name.removeprefix(_VISUAL)))
+
   for part in rules.optional:
     if not any(re.search(part, key) for key in given):
       wanted = {key: places for key, places in wanted.items() if not re.search(part, key)}
@@ -198,17 +204,18 @@ def from_torch(name: str, state: Mapping[str, np.ndarray], **overrides: Any) -> 
     given = {key: value for key, value in given.items() if not key.startswith(rules.guide)}
   heads = () if name in _system_names() else dialects.HEADS
   droppable = (*dialects.NEVER_WEIGHTS, *heads, *rules.dead)
-  missing = sorted(wanted.keys() - given.keys())
-  unexpected = sorted(key for key in given.keys() - wanted.keys() if not dialects.matches(key, droppable))
+  missing = sorted(theirs(key) for key in wanted.keys() - given.keys() - uneven.keys())
+  strangers = (key for key in given.keys() - wanted.keys() if not dialects.matches(key, droppable))
+  unexpected = sorted(theirs(key) for key in strangers)
   flat: dict[Path, np.ndarray] = {}
-  misshapen = []
+  misshapen = [f"parts of {key}: {sentence}" for key, sentence in uneven.items()]
   for key, path, shape in ((key, *place) for key, places in wanted.items() for place in places):
     if key not in given:
       continue
     value = to_flax_layout(path[-1], given[key], shape)
     if value is None:
       expected = list(to_torch_layout(path[-1], shape))
-      misshapen.append(f"{key} is {list(given[key].shape)} instead of {expected}")
+      misshapen.append(f"{theirs(key)} is {list(given[key].shape)} instead of {expected}")
     else:
       flat[path] = value
   faults = [
@@ -219,8 +226,9 @@ def from_torch(name: str, state: Mapping[str, np.ndarray], **overrides: Any) -> 
   if faults:
     settings = ", ".join(f"{key}={value!r}" for key, value in overrides.items())
     settings = settings if len(settings) < 100 else "the settings given"
+    where = f" under '{whole.prefix}'" if whole.prefix else ""
     raise InputError(
-      f"the tensors do not fit '{name}' with {settings or 'its defaults'}; {'; '.join(faults)}; "
+      f"the tensors{where} do not fit '{name}' with {settings or 'its defaults'}; {'; '.join(faults)}; "
       "give the file of this very model or the overrides that it was trained with."
     )
   variables = traverse_util.unflatten_dict(flat)
@@ -245,3 +253,34 @@ def guide_from_torch(name: str, state: Mapping[str, np.ndarray]) -> Variables | 
     )
   kernel = np.asarray(weight.T, np.float32, order="C")
   return {"params": {"audio_proj": {"kernel": kernel, "bias": np.asarray(bias, np.float32)}}}
+
+
+def postprocessing_from_torch(state: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+  """P [A, A] and mean [A] of VGGish's post-processing, float32, for `encoders.vggish.postprocess`.
+
+  Args:
+    state: `vggish_pca_params` (.pth or .npz), or a wrapper's state_dict, which has the two under `pproc.`.
+
+  Raises:
+    InputError: one of the two is not there, there twice, or of a shape that does not fit.
+  """
+  found = []
+  for wanted in ("pca_eigen_vectors", "pca_means"):
+    keys = [key for key in state if re.search(rf"(^|\.){wanted}$", key)]
+    if len(keys) != 1:
+      raise InputError(
+        f"VGGish's post-processing: {len(keys)} tensors are called {wanted} ({_listed(keys) or 'none'}); give the"
+        " tensors of vggish_pca_params, pca_eigen_vectors [A, A] and pca_means [A]."
+      )
+    found.append(np.asarray(state[keys[0]], np.float32))
+  vectors, means = found
+  if (
+    vectors.ndim != 2
+    or vectors.shape != (means.size, means.size)
+    or means.shape not in ((means.size,), (means.size, 1))
+  ):
+    raise InputError(
+      f"VGGish's post-processing: pca_eigen_vectors is {list(vectors.shape)} and pca_means {list(means.shape)};"
+      " expected [A, A] and [A] or [A, 1]."
+    )
+  return vectors, means.reshape(-1)

@@ -19,17 +19,20 @@ class Spelling:
   """One library's way to name a backbone.
 
   Attributes:
-    anchor: a tensor that every file of this spelling holds and no file of another does.
+    anchor: a tensor that every whole file of this spelling holds and, but for one that only counts its stages
+      otherwise, no file of another does.
     rewrites: (pattern, replacement) pairs, each applied once, in turn; "<1+1>" is group 1 plus one.
       A replacement with "#0", "#1" ... names rows of one tensor, which are joined in that order.
     finish: changes tensors where names alone do not do; takes the renamed state and the names wanted.
     outside: pattern of names that belong to the backbone although they lie outside its prefix.
+    before: pairs from the names that `finish` makes back to those it is given, where they differ; for messages.
   """
 
   anchor: str
   rewrites: Rewrites = ()
   finish: Callable[[State, Collection[str]], State] = lambda state, wanted: state
   outside: str | None = None
+  before: Rewrites = ()
 
 
 def rename(name: str, rewrites: Rewrites) -> str:
@@ -57,6 +60,7 @@ def _split_mmseg(state: State, wanted: Collection[str]) -> State:
   for name, value in state.items():
     base, mark, kind = name.partition("attn.in_proj_")
     if mark:
+      value = np.atleast_1d(value)
       width = value.shape[0] // 3
       out[f"{base}attn.q.{kind}"], out[f"{base}attn.kv.{kind}"] = value[:width], value[width:]
     else:
@@ -131,6 +135,7 @@ _MIX = (
       (r"\.ffn\.layers\.4\.", ".mlp.fc2."),
     ),
     _split_mmseg,
+    before=((r"\.attn\.(q|kv)\.(weight|bias)$", r".attn.in_proj_\2"),),
   ),
   Spelling(
     "patch_embed.proj.weight",  # timm
@@ -231,26 +236,19 @@ _HF_WINDOWED: Rewrites = (
 
 def _norms(state: State, wanted: Collection[str]) -> State:
   """Gives a dense Swin the norms that an ImageNet classifier lacks, and drops the classifier's own."""
-  if "norm0.weight" in wanted and "norm.weight" in state and "norm0.weight" not in state:
-    width = state["patch_embed.norm.weight"].size
+  stem = state.get("patch_embed.norm.weight")
+  if "norm0.weight" in wanted and "norm.weight" in state and "norm0.weight" not in state and stem is not None:
+    width = stem.size
     for i in range(4):
       state[f"norm{i}.weight"] = np.ones(width * 2**i, np.float32)
       state[f"norm{i}.bias"] = np.zeros(width * 2**i, np.float32)
   return _without(state, r"^(swin\.layernorm|norm)\.", wanted)
 
 
-def _timm_merging(state: State, wanted: Collection[str]) -> State:
-  """timm counts a patch merging to the stage after it, the original to the stage before."""
-  if not any(name.startswith("layers.0.downsample.") for name in state):
-    shift = ((r"^layers\.(\d+)\.downsample\.", "layers.<1-1>.downsample."),)
-    state = {rename(name, shift): value for name, value in state.items()}
-  return _norms(state, wanted)
-
-
 def _mmseg_merging(state: State, wanted: Collection[str]) -> State:
   """OpenMMLab merges patches channel by channel, and by rows before columns; the original phase by phase."""
   for name, value in state.items():
-    if ".downsample." in name:
+    if ".downsample." in name and value.ndim and value.shape[-1] % 4 == 0:
       phases = np.moveaxis(value.reshape(*value.shape[:-1], -1, 4), -1, -2)[..., [0, 2, 1, 3], :]
       state[name] = phases.reshape(value.shape)
   return _norms(state, wanted)
@@ -281,7 +279,10 @@ _SWIN = (
     ),
     _mmseg_merging,
   ),
-  Spelling("patch_embed.proj.weight", finish=_timm_merging),  # the original, Mask2Former, timm
+  Spelling("patch_embed.proj.weight", finish=_norms),  # the original, Mask2Former
+  Spelling(  # timm counts a patch merging to the stage after it, the original to the stage before
+    "patch_embed.proj.weight", ((r"^layers\.(\d+)\.downsample\.", "layers.<1-1>.downsample."),), _norms
+  ),
 )
 
 # HTS-AT, BEATs, EfficientNet.
@@ -314,7 +315,7 @@ def _apart(state: State, wanted: Collection[str]) -> State:
   """Hugging Face has three projections in the self-attention where PyTorch's module has one."""
   for name in [name for name in state if ".self_attn.in_proj_" in name]:
     base, _, kind = name.partition("in_proj_")
-    for part, rows in zip("qkv", np.split(state.pop(name), 3), strict=True):
+    for part, rows in zip("qkv", np.array_split(np.atleast_1d(state.pop(name)), 3), strict=True):
       state[f"{base}{part}_proj.{kind}"] = rows
   return state
 
@@ -348,6 +349,7 @@ _MASK2FORMER = (
       (r"(encoder\.layers\.\d+)\.norm2\.", r"\1.final_layer_norm."),
     ),
     _apart,
+    before=((r"\.self_attn\.[qkv]_proj\.(weight|bias)$", r".self_attn.in_proj_\1"),),
   ),
 )  # fmt: skip
 

@@ -142,32 +142,6 @@ def test_frames_can_be_given_one_by_one_with_their_second():
   assert metrics.summarise(tally) == metrics.summarise(tally_of(logits, masks))
 
 
-def test_areas_at_the_thresholds_are_exact_even_on_the_thresholds_themselves():
-  steps = metrics.THRESHOLDS
-  assert len(steps) == 255 and steps[0] == 0 and steps[-1] == 1 and (np.diff(steps) > 0).all()
-  below, above = (
-    np.nextafter(steps, np.float32(-1), dtype=np.float32),
-    np.nextafter(steps, np.float32(2), dtype=np.float32),
-  )
-  values = np.clip(np.concatenate([steps, below, above]), 0, 1)  # 765 = 15 * 51
-  p = values.reshape(1, 15, 51)
-  masks = np.random.default_rng(0).random((1, 15, 51)) > 0.5
-  counts = metrics.probability_counts(p, masks)
-  for i, threshold in enumerate(steps):
-    assert counts.accepted[0, i] == (p >= threshold).sum()
-    assert counts.hits[0, i] == ((p >= threshold) & masks).sum()
-
-
-def test_counts_stay_exact_at_512_pixels():
-  rng = np.random.default_rng(0)
-  p = rng.random((1, 512, 512), np.float32)
-  masks = rng.random((1, 512, 512)) > 0.01
-  counts = metrics.probability_counts(p, masks)
-  assert counts.truth[0] == masks.sum() and counts.accepted[0, 0] == 512 * 512
-  for i in (1, 100, 253):
-    assert counts.hits[0, i] == ((p >= metrics.THRESHOLDS[i]) & masks).sum()
-
-
 def test_empty_ground_truth_counts_background_accuracy():
   logits = np.full((1, 10, 10), -5, np.float32)
   logits[0, :3] = 5
@@ -213,6 +187,31 @@ def test_a_prediction_that_is_not_a_number_stops_the_evaluation():
   logits[0, 1, 0, 0] = np.nan
   with pytest.raises(InputError, match="second 1 of clip 0 holds values that are not numbers; judge other"):
     tally_of(logits, np.zeros((1, 2, 4, 4), np.int32))
+
+
+@pytest.mark.parametrize("figure", [metrics.iou_frame, metrics.f_max_batch])
+def test_one_call_refuses_masks_of_255_and_logits_that_are_no_numbers(figure):
+  logits = np.random.default_rng(0).standard_normal((3, 8, 8)).astype(np.float32)
+  masks = logits > 0
+  for whole in (masks, masks.astype(np.uint8), masks.astype(np.float32), jax.numpy.asarray(masks)):
+    assert figure(logits, whole) == pytest.approx(1)
+  assert figure(jax.numpy.asarray(logits, jax.numpy.bfloat16), masks * np.float32(225 / 255)) > 0.8
+  for wrong in (masks * np.uint8(255), masks * np.int32(-1), np.where(masks, np.nan, np.float32(0))):
+    with pytest.raises(InputError, match=r"masks must lie in \[0, 1\] but reach from .* to"):
+      figure(logits, wrong)
+  for value in (np.nan, np.inf, -np.inf):
+    with pytest.raises(InputError, match="logits hold values that are not finite"):
+      figure(np.where(logits > 1, np.float32(value), logits), masks)
+
+
+def test_counts_under_a_compilation_are_not_checked():
+  logits, masks = np.zeros((1, 4, 4), np.float32), np.full((1, 4, 4), 255, np.uint8)
+
+  def checked(logits, masks):
+    metrics._check_call(logits, masks)
+    return metrics.frame_counts(logits, masks).truth
+
+  assert jax.jit(checked)(logits, masks)[0] == 16 * 255
 
 
 def test_class_figures_leave_padding_out_and_pool_over_the_set_too():

@@ -10,6 +10,7 @@ from PIL import Image
 
 from avs_jax import metrics, report, score
 from avs_jax.errors import InputError
+from data_pipelines.transforms import PALETTE
 
 SOUNDS = ("positive", "silence", "noise", "offscreen")
 
@@ -187,6 +188,47 @@ def test_class_labels_and_logits_give_class_figures(tmp_path):
   assert results[0]["positive"] == metrics.summarise_classes(tally)
 
 
+def test_masks_in_the_two_colours_of_a_palette_score_as_masks(tmp_path):
+  source = Source()
+  for sound in SOUNDS:
+    for clip, masks in zip(source.ids, source.masks, strict=True):
+      for k in range(3):
+        picture = Image.fromarray(masks[k].astype(np.uint8)).convert("P")
+        picture.putpalette([0, 0, 0, 128, 0, 0])
+        path = tmp_path / sound / clip / f"{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+  results = score.score(str(tmp_path), source, str(tmp_path / ".out"))
+  assert results["positive"]["iou_frame"] == pytest.approx(1)
+  assert results["positive"] == results["silence"]
+
+
+def test_a_condition_may_be_dark_where_another_is_not(tmp_path):
+  source = Source()
+  for clip, masks in zip(source.ids, source.masks, strict=True):
+    for k in range(3):
+      write_png(tmp_path / "positive" / clip / f"{k}.png", masks[k].astype(np.uint8) * 255)
+      write_png(tmp_path / "silence" / clip / f"{k}.png", masks[k].astype(np.uint8))
+  results = score.score(str(tmp_path), source, str(tmp_path / ".out"))
+  assert results["silence"]["fpr"] == 0 and results["positive"]["iou_frame"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_classes_may_be_painted_in_the_palette_of_avss(tmp_path, mode):
+  source = Source(num_classes=5)
+  for clip, labels in zip(source.ids, source.masks, strict=True):
+    for k in range(3):
+      painted = np.asarray(Image.fromarray(PALETTE[labels[k]]).convert(mode))
+      write_png(tmp_path / "painted" / "positive" / clip / f"{k}.png", painted)
+      write_png(tmp_path / "ids" / "positive" / clip / f"{k}.png", labels[k].astype(np.uint8))
+  results = [score.score(str(tmp_path / name), source, str(tmp_path / ".out")) for name in ("painted", "ids")]
+  assert results[0] == results[1] and results[0]["positive"]["iou_class_frame"] == pytest.approx(1)
+  name = tmp_path / "painted" / "positive" / "aa_01" / "1.png"
+  write_png(name, np.full((16, 24, 3), PALETTE[5]))
+  with pytest.raises(InputError, match=r"1\.png: holds class 5, but the data set has classes 0 to 4"):
+    score.score(str(tmp_path / "painted"), source, str(tmp_path / ".out"))
+
+
 def test_probabilities_against_classes_score_anything_that_sounds(tmp_path):
   source = Source(num_classes=5)
   for b, clip in enumerate(source.ids):
@@ -223,7 +265,13 @@ BAD = {
   "lacks a frame": (png(EMPTY, EMPTY), "lacks frame 2"),
   "lacks frame of 1": (png(EMPTY, EMPTY, first=1), "lacks frame 3"),
   "too many": (png(*[EMPTY] * 5), "the last is 2"),
-  "unscaled": (png(*[EMPTY + 1] * 3), "only the values 0 and 1"),
+  "unscaled": (
+    png(*[EMPTY + 1] * 3),
+    r"none above 127 of 255 \(the highest is 1\), so all would count as off",
+  ),
+  "dark": (png(EMPTY, EMPTY + 127, EMPTY), r"none above 127 of 255 \(the highest is 127\)"),
+  "painted": (png(*[np.stack([EMPTY + 128, EMPTY, EMPTY], -1)] * 3), r"the highest is 38\)"),
+  "dark in 16 bit": (png(*[EMPTY.astype(np.uint16) + 255] * 3), r"the highest is 0.992\)"),
 }
 
 

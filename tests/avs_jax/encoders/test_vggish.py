@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from avs_jax import encoders, weights
+from avs_jax.encoders import vggish
 from avs_jax.initialise import initialise
 
 SMALL = 1 / 32
@@ -41,6 +42,34 @@ def test_embeddings_equal_the_one_inside_avsbench(golden, rule, variables):
   module = encoders.build("vggish")
   rule.check(module.apply(variables, x), kept["embedding"])
   rule.check(module.apply(variables, x, method="features"), kept["features__channel_last"])
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize(
+  ("fixture", "listed", "mel", "kept"),
+  [
+    ("backbones/vggish.orig.npz", "backbones/vggish_pca.orig.json", ("log_mel", 5), "postprocessed"),
+    ("avsbench/vggish.npz", "avsbench/vggish_postprocessor.state_dict.json", ("logmel", 2), "pca_quantized"),
+  ],
+)
+def test_post_processing_equals_the_ports_to_the_last_whole_number(
+  golden, rule, variables, fixture, listed, mel, kept
+):
+  names = json.loads(golden(listed).read_text())
+  state = {f"pproc.{name}": rule.weight(name, shape) for name, shape in names.items()}
+  x = jnp.asarray(rule.array(mel[0], (mel[1], 1, 96, 64))[:, 0])
+  embeddings = encoders.build("vggish").apply(variables, x)
+  got = vggish.postprocess(embeddings, *weights.postprocessing_from_torch(state))
+  rule.check(got, np.load(golden(fixture))[kept])
+
+
+def test_post_processing_by_hand():
+  vectors = np.array([[0, 1], [2, 0]], np.float32)
+  means = np.array([1, 0], np.float32)
+  embeddings = np.array([[1, 0], [1.5, -9], [9, 0.3]], np.float32)
+  got = vggish.postprocess(embeddings, vectors, means)  # [[0, 0], [-9, 1], [0.3, 16]] before it is cut
+  assert got.dtype == np.uint8
+  np.testing.assert_array_equal(got, [[128, 128], [0, 191], [147, 255]])  # 127.5, 191.25, 146.625
 
 
 def test_width_scales_every_hidden_layer_and_out_dim_the_embedding():

@@ -165,6 +165,36 @@ def test_listening_runs_the_convolutions_of_vggish_once_and_keeps_embedding_and_
     np.testing.assert_allclose(ours.reshape(theirs.shape), theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+  ("settings", "wanted"),
+  [
+    ({}, 128 + 6 * 4 * 8),
+    ({"sound_map": "log_mel"}, 128 + 96 * 64),
+    ({"sound_map": "embedding"}, 128),
+    ({"sound_map": "embedding", "stereo": True}, 128 + 64),
+    ({"audio": "htsat", "audio_args": {}}, 768),
+  ],
+)
+def test_an_embedding_of_another_width_is_refused_with_the_width_wanted(settings, wanted):
+  module = build(**settings)
+
+  def start(width):
+    pictures = jax.ShapeDtypeStruct((1, 2, SIDE, SIDE, 3), jnp.float32)
+    heard = jax.ShapeDtypeStruct((1, 2, width), jnp.float32)
+
+    def run(pictures, heard):
+      return module.init_with_output(jax.random.key(0), pictures, heard, method="segment")[0].logits
+
+    return jax.eval_shape(run, pictures, heard).shape
+
+  assert start(wanted) == (1, 2, SIDE, SIDE, 1)
+  for width in (wanted - 1, wanted + 24):
+    with pytest.raises(
+      InputError, match=f"hears {wanted} numbers a second, .* it was given {width}: give what"
+    ):
+      start(width)
+
+
 @pytest.mark.parametrize("guide", ["cosine", "cosine_released", "localised"])
 def test_a_guide_wraps_it(guide):
   out, _ = shapes(Guided(build(), form=guide))

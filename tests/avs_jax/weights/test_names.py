@@ -197,3 +197,68 @@ def test_weight_norm_of_newer_torch_and_repeated_tables_of_beats_are_understood(
     theirs[f"{stem}.{spelt.get(leaf, leaf)}"] = shape
   once = {k: v for k, v in wanted.items() if not k.endswith("attention_bias.weight") or ".layers.0." in k}
   assert translated("beats", theirs, once) == once
+
+
+def lacking(golden, name, theirs, original, gone, prefix=""):
+  """What the message would name when the file lacks one tensor."""
+  wanted = weights(shapes(golden(f"backbones/{original}.json")))
+  listed = weights(shapes(golden(f"backbones/{theirs}.json")))
+  state = {
+    prefix + key: np.broadcast_to(np.float32(0), shape) for key, shape in listed.items() if key != gone
+  }
+  assert len(state) == len(listed) - 1
+  found = names.translate(name, state, wanted)
+  assert found.prefix == prefix
+  return [found.theirs(key) for key in wanted.keys() - found.state.keys()]
+
+
+@pytest.mark.parametrize("prefix", ("", "some.model."))
+@pytest.mark.parametrize(
+  ("name", "theirs", "original", "gone"),
+  [
+    ("resnet50", "resnet50.torchvision", "resnet50.torchvision", "bn1.weight"),
+    ("resnet50", "resnet50.hf", "resnet50.torchvision", "embedder.embedder.convolution.weight"),
+    ("resnet50", "resnet50.hf", "resnet50.torchvision", "embedder.embedder.normalization.weight"),
+    ("resnet50", "resnet50.hf", "resnet50.torchvision", "encoder.stages.1.layers.0.shortcut.convolution.weight"),
+    ("pvt_v2_b0", "pvt_v2_b0.hf", "pvt_v2_b0.orig", "encoder.layers.0.patch_embedding.proj.weight"),
+    ("pvt_v2_b0", "pvt_v2_b0.hf", "pvt_v2_b0.orig", "encoder.layers.3.blocks.1.attention.value.weight"),
+    ("pvt_v2_b0", "pvt_v2_b0.hf", "pvt_v2_b0.orig", "encoder.layers.2.layer_norm.bias"),
+    ("pvt_v2_b0", "pvt_v2_b0.timm", "pvt_v2_b0.orig", "patch_embed.proj.weight"),
+    ("mit_b0", "mit_b0.hf_in_memory", "mit_b0.orig", "stages.0.blocks.0.attention.k_proj.bias"),
+    ("vggish", "vggish.orig", "vggish.orig", "features.0.weight"),
+    ("swin_base_w7", "swin_base_w7_224.hf", "swin_base_w7_224.orig", "embeddings.norm.bias"),
+    ("swin_base_w7", "swin_base_w7_224.timm", "swin_base_w7_224.orig", "layers.1.downsample.norm.weight"),
+  ],
+)  # fmt: skip
+def test_one_tensor_that_is_lacking_is_named_as_its_file_would(golden, prefix, name, theirs, original, gone):
+  assert lacking(golden, name, theirs, original, gone, prefix) == [gone]
+
+
+def test_parts_are_joined_only_where_all_are_there_and_alike(golden):
+  wanted = weights(shapes(golden("backbones/pvt_v2_b0.orig.json")))
+  listed = weights(shapes(golden("backbones/pvt_v2_b0.hf.json")))
+  state = {key: np.broadcast_to(np.float32(0), shape) for key, shape in listed.items()}
+  base, joined = "encoder.layers.0.blocks.0.attention", "block1.0.attn.kv.weight"
+  found = names.translate("pvt_v2_b0", state | {f"{base}.key.weight": np.zeros((3, 32))}, wanted)
+  assert joined not in found.state
+  assert found.uneven == {joined: f"{base}.key.weight [3, 32] beside {base}.value.weight [32, 32]"}
+  del state[f"{base}.key.weight"], state[f"{base}.value.weight"]
+  found = names.translate("pvt_v2_b0", state, wanted)
+  assert found.theirs(joined) == f"{base}.key.weight, {base}.value.weight"
+  assert found.theirs("block1.0.attn.q.weight") == f"{base}.query.weight"
+  assert found.theirs("block1.1.attn.kv.weight").count(" + ") == 1
+  assert found.theirs("nothing.like.it") == "nothing.like.it"
+
+
+def test_a_projection_that_the_file_has_whole_is_named_as_one():
+  anchor = {"layers.0.0.projection.weight": np.zeros((2, 3, 7, 7))}
+  state = {f"layers.0.1.0.attn.attn.in_proj_{kind}": np.zeros((6, 2)) for kind in ("weight", "bias")}
+  found = names.translate("mit_b0", {**anchor, **state}, ())
+  assert found.theirs("block1.0.attn.q.weight") == "layers.0.1.0.attn.attn.in_proj_weight"
+  assert found.theirs("block1.1.attn.kv.bias") == "layers.0.1.1.attn.attn.in_proj_bias"
+
+
+def test_a_file_of_something_else_keeps_its_names(golden):
+  wanted = weights(shapes(golden("backbones/resnet50.torchvision.json")))
+  listed = weights(shapes(golden("backbones/pvt_v2_b0.hf.json")))
+  assert translated("resnet50", listed, wanted) == listed

@@ -200,8 +200,27 @@ def test_an_encoder_takes_its_part_out_of_a_larger_model():
   whole["module.conv1.conv2d_list.0.weight"] = np.zeros((256, 512, 3, 3))
   weights.from_torch("mit_b0", whole)
   del whole["module.encoder_backbone.norm4.bias"]
-  with pytest.raises(InputError, match="missing 1: norm4.bias"):
+  with pytest.raises(InputError, match="tensors under 'module.encoder_backbone.' .* missing 1: norm4.bias"):
     weights.from_torch("mit_b0", whole)
+
+
+@pytest.mark.golden
+def test_faults_of_another_librarys_file_bear_its_own_names(golden):
+  state = zeros(shapes(golden("backbones/pvt_v2_b0.hf.json")))
+  base = "encoder.layers.3.blocks.1.attention"
+  del state[f"{base}.value.weight"]
+  state[f"{base}.query.weight"] = np.zeros((3, 3))
+  state[f"{base}.key.bias"] = np.zeros(3)
+  state["encoder.layers.3.blocks.7.attention.query.bias"] = np.zeros(3)
+  with pytest.raises(InputError) as error:
+    weights.from_torch("pvt_v2_b0", state)
+  for words in (
+    f"missing 1: {base}.value.weight;",
+    "unexpected 1: encoder.layers.3.blocks.7.attention.query.bias;",
+    f"wrong shape 2: parts of block4.1.attn.kv.bias: {base}.key.bias [3] beside {base}.value.bias [256],",
+    f"{base}.query.weight is [3, 3] instead of [256, 256]",
+  ):
+    assert words in str(error.value)
 
 
 def test_names_of_neither_kind_are_refused():
@@ -230,3 +249,25 @@ def test_one_tensor_may_fill_several_places(parts, monkeypatch):
   state = {key: value for key, value in parts.items() if not key.startswith("norm.")}
   params = weights.from_torch("parts", state)["params"]
   np.testing.assert_array_equal(params["norm"]["scale"], params["layers_0_1"]["scale"])
+
+
+@pytest.mark.parametrize("prefix", ["", "pproc.", "audio_backbone.pproc."])
+@pytest.mark.parametrize("shape", [(3,), (3, 1)])
+def test_the_post_processing_of_vggish_is_found_wherever_it_lies(prefix, shape):
+  vectors, means = np.arange(9.0).reshape(3, 3), np.arange(3.0)
+  state = {f"{prefix}pca_eigen_vectors": vectors, f"{prefix}pca_means": means.reshape(shape)}
+  got = weights.postprocessing_from_torch({"features.0.weight": np.zeros(1), **state})
+  np.testing.assert_array_equal(got[0], vectors)
+  np.testing.assert_array_equal(got[1], means)
+  assert got[0].dtype == got[1].dtype == np.float32
+
+
+def test_a_post_processing_that_lacks_a_tensor_or_does_not_fit_is_refused():
+  with pytest.raises(InputError, match=r"0 tensors are called pca_means \(none\); give the tensors of"):
+    weights.postprocessing_from_torch({"pca_eigen_vectors": np.zeros((3, 3))})
+  with pytest.raises(InputError, match=r"2 tensors are called pca_means \(a.pca_means, pca_means\)"):
+    both = {"a.pca_means": np.zeros(3), "pca_means": np.zeros(3)}
+    weights.postprocessing_from_torch({"pca_eigen_vectors": np.zeros((3, 3)), **both})
+  for means in (4, (1, 3), ()):
+    with pytest.raises(InputError, match=r"pca_eigen_vectors is \[3, 3\] and pca_means"):
+      weights.postprocessing_from_torch({"pca_eigen_vectors": np.zeros((3, 3)), "pca_means": np.zeros(means)})
