@@ -56,6 +56,7 @@ def train_until(stop: "StopFlag", config: Any, workdir: str) -> TrainState:
     InputError, SystemExit(0): as of `train`.
   """
   # --- setup
+  settings.refuse_variants(config, "train_all")
   check_settings(config)
   settings.refuse_other(config, workdir)
   os.makedirs(workdir, exist_ok=True)
