@@ -50,7 +50,9 @@ def sound_of(model: nn.Module, batch: Batch) -> Any:
     InputError: the model asks where sounds come from, and the batch does not say.
   """
   system = _hearing(model)
-  return _from_there(system, batch.waveform if getattr(system, "takes_waveform", False) else batch.log_mel, batch)
+  return _from_there(
+    system, batch.waveform if getattr(system, "takes_waveform", False) else batch.log_mel, batch
+  )
 
 
 def _hearing(model: Any) -> Any:

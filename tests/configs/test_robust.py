@@ -94,7 +94,9 @@ def test_every_recipe_has_what_it_learns_from_on_both_data_sets(benchmark, recip
     variables = model.init(key, batch.frames, batch.log_mel, **decoy_of(model, batch))
     return objective(forward(model, variables, batch, key)[0], batch)
 
-  total, parts = jax.eval_shape(loss, jax.random.key(0))  # traced, not computed: what is missing is missed here
+  total, parts = jax.eval_shape(
+    loss, jax.random.key(0)
+  )  # traced, not computed: what is missing is missed here
   assert total.shape == ()
   assert ("guide" in parts) == (recipe not in ("prior", "negatives"))
   assert ("mismatch" in parts) == ("decoys" in parts) == (recipe == "grounded")
