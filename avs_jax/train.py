@@ -5,10 +5,9 @@ import json
 import logging
 import math
 import os
-import signal
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -24,6 +23,7 @@ from avs_jax.evaluate import condition_of, evaluate, judge, make_count, selectio
 from avs_jax.logbook import Logbook
 from avs_jax.model import build_model, build_objective, frozen_parts, starting_variables, strip
 from avs_jax.step import TrainState, make_predict_step, make_train_step
+from avs_jax.stopping import StopFlag, is_due, stop_signal
 from avs_jax.types import Batch, Condition
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def train(config: Any, workdir: str) -> TrainState:
     return train_until(stop, config, workdir)
 
 
-def train_until(stop: "StopFlag", config: Any, workdir: str) -> TrainState:
+def train_until(stop: StopFlag, config: Any, workdir: str) -> TrainState:
   """`train`, which a signal may end.
 
   Raises:
@@ -207,13 +207,6 @@ def validation_steps(config: Any, steps: int, steps_per_epoch: int) -> set[int]:
   return {step for step in range(every, steps + 1, every) if step > first} | {steps}
 
 
-def is_due(config: Any, step: int, saved_at: float, asks: bool) -> bool:
-  """Whether a checkpoint is to be written now, by step where `log.checkpoint_steps` is set, else by time."""
-  if config.log.checkpoint_steps:
-    return step % config.log.checkpoint_steps == 0
-  return asks and meshes.agreed(time.monotonic() - saved_at > 60 * config.log.checkpoint_minutes)
-
-
 def check_finite(recent: deque[tuple[int, np.ndarray, dict]], source: Any) -> dict[str, float]:
   """Fetches the figures of the steps since the last look and empties `recent`. Returns the newest.
 
@@ -254,49 +247,6 @@ def validate(
       f" {', '.join(name for name, value in figures.items() if value is not None)}."
     )
   return figures
-
-
-class StopFlag:
-  """Whether a signal asked the run to end, and whether it may end at once (nothing is unsaved)."""
-
-  is_set = False
-  is_postponed = False
-
-  @contextlib.contextmanager
-  def postponed(self) -> Iterator[None]:
-    """Inside, the signal only sets the flag."""
-    self.is_postponed = True
-    try:
-      yield
-    finally:
-      self.is_postponed = False
-
-
-@contextlib.contextmanager
-def stop_signal() -> Iterator[StopFlag]:
-  """Makes SIGTERM end the run with status 0: between two steps, after saving, or at once outside the loop.
-
-  Raises:
-    SystemExit(0): SIGTERM came outside the loop.
-  """
-  flag = StopFlag()
-
-  def set_flag(number: int, frame: Any) -> None:
-    del number, frame
-    flag.is_set = True
-    if not flag.is_postponed:
-      log.warning("stopped by a signal outside the training steps; the same command goes on.")
-      raise SystemExit(0)
-
-  try:
-    before = signal.signal(signal.SIGTERM, set_flag)
-  except ValueError:  # not the main thread (a notebook's worker): signals are not ours there
-    yield flag
-    return
-  try:
-    yield flag
-  finally:
-    signal.signal(signal.SIGTERM, before)
 
 
 def count_parameters(params: Mapping[str, Any]) -> dict[str, int]:

@@ -119,19 +119,6 @@ def test_sigterm_saves_and_exits_with_0_and_the_run_goes_on(finished, devices, t
   same(train(config, str(tmp_path)), state)
 
 
-def test_sigterm_outside_the_loop_ends_at_once():
-  with pytest.raises(SystemExit) as stopped, training.stop_signal():
-    signal.raise_signal(signal.SIGTERM)
-  assert stopped.value.code == 0
-
-
-def test_sigterm_inside_the_loop_waits_for_the_step():
-  with training.stop_signal() as stop, stop.postponed():
-    assert not stop.is_set
-    signal.raise_signal(signal.SIGTERM)
-    assert stop.is_set
-
-
 def test_a_truncated_newest_checkpoint_is_said_and_the_one_before_is_continued(
   finished, devices, tmp_path, same, caplog
 ):
