@@ -78,7 +78,7 @@ def train_until(stop: StopFlag, config: Any, workdir: str) -> TrainState:
   if config.warmup.steps:
     from avs_jax.warmup import warm_up
 
-    variables = warm_up(config, variables, source, workdir)
+    variables = warm_up(config, variables, source, workdir, stop)
   mark = perception.build(config, model, variables, workdir)
   frozen = frozen_parts(config)
   for prefixes in (frozen, config.optimizer.multipliers, config.optimizer.freeze_epochs):
