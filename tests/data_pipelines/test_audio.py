@@ -252,3 +252,11 @@ def test_a_missing_wav_is_named(tmp_path):
 def test_what_is_no_sound_is_refused(bad):
   with pytest.raises(InputError, match="sound"):
     audio.log_mel(bad, 16_000)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 10])
+def test_so_many_samples_give_so_many_examples_and_one_less_does_not(count):
+  samples = audio.samples_for(count)
+  assert samples == round((0.96 * count + 0.015) * 16_000)
+  assert len(audio.log_mel(np.zeros(samples), 16_000)) == count
+  assert len(audio.log_mel(np.zeros(samples - 1), 16_000)) == count - 1
