@@ -65,12 +65,20 @@ def train_until(stop: StopFlag, config: Any, workdir: str) -> TrainState:
 
   # --- data
   from data_pipelines import feed, sounds, sources
+  from data_pipelines.training_manifest import TrainingManifest
 
   source = sources.build(config, "train")
   val_source = sources.build(config, "val", limit=config.eval.clips)
   sounds.check_evaluation(config)
   steps_per_epoch = max(len(source) // config.schedule.batch, 1)
   steps = config.steps or config.schedule.epochs * steps_per_epoch
+  manifest = TrainingManifest(
+    workdir,
+    feed.training_negatives(config),
+    source,
+    config.schedule.batch,
+    is_writer=jax.process_index() == 0,
+  )
 
   # --- model
   model = build_model(config)
@@ -139,6 +147,7 @@ def train_until(stop: StopFlag, config: Any, workdir: str) -> TrainState:
 
   with contextlib.closing(feed.training(config, source, begin)) as batches, stop.postponed():
     for step in range(begin + 1, steps + 1):
+      manifest.begin(step)
       with book.waiting():
         rows = next(batches)
       rows = mark(rows, source)  # asks the model's ear where marks are made of sounds: work, not waiting

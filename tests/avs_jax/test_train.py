@@ -21,6 +21,7 @@ from avs_jax.checkpoint import Checkpoints
 from avs_jax.errors import InputError
 from avs_jax.logbook import Logbook
 from avs_jax.train import train
+from data_pipelines.negatives import read_manifest
 from tests.conftest import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -301,6 +302,15 @@ def test_a_broken_training_clip_is_replaced_and_named(finished, devices, broken,
   assert int(state.step) == 4
   assert "cannot be read and is replaced by another" in caplog.text
   assert "frame 1 is truncated" in caplog.text
+
+
+def test_the_sounds_that_training_replaces_are_listed_epoch_by_epoch(finished, devices, tmp_path):
+  config = finished[0].copy_and_resolve_references()
+  config.steps, config.eval.conditions, config.negatives.fraction = 5, ("positive",), 0.9
+  train(config, str(tmp_path))
+  rows = read_manifest(tmp_path / "train_manifest.csv")
+  assert {row.epoch for row in rows} == {0, 1} and {row.split for row in rows} == {"train"}
+  assert not (finished[1] / "train_manifest.csv").exists()  # nothing is replaced there
 
 
 def test_many_broken_training_clips_end_the_run(small, devices, broken, tmp_path):
