@@ -237,12 +237,15 @@ def evaluate(config: Any, workdir: str, weights: str = "") -> dict[str, Any]:
   Returns: {condition: figures}, and "global" with the G figures.
 
   Raises:
-    InputError: no checkpoint, weights of another model, or a broken clip (evaluation never skips one silently).
+    InputError: no checkpoint, weights of another model, a broken clip (evaluation never skips one silently), or a
+      config with variants, whose runs `variants.evaluate_all` judges.
   """
   from avs_jax.export import check_weights
   from avs_jax.model import build_model
   from data_pipelines import sounds, sources
 
+  if not weights:
+    settings.refuse_variants(config, "evaluate_all")
   model = build_model(config)
   if weights:
     refuse_run(workdir, f"the scoreboard of {weights}")

@@ -24,6 +24,7 @@ What is in this folder
   best/             the weights with the best validation score; what was judged
   scoreboard.*      figures under four sounds (json, markdown, LaTeX)
   manifest.csv      which sound each test clip got under each condition
+  train_manifest.csv  which training clips got another sound, epoch by epoch; none where negatives.fraction is 0
   pictures/         the same frames under four sounds; curves.png
 """
 

@@ -93,6 +93,16 @@ def refuse_other(config: Any, workdir: str) -> None:
     )
 
 
+def refuse_variants(config: Any, instead: str) -> None:
+  """Raises `InputError` where a config means several runs and one is asked for; `instead` does all of them."""
+  if config.variants:
+    names = list(config.variants)
+    raise InputError(
+      f"the config has variants ({', '.join(names)}), and this is one run; call avs_jax.variants.{instead} for all of"
+      f" them, or give avs_jax.variants.variant(config, {names[0]!r}) for one."
+    )
+
+
 def saved_as_they_are(workdir: str) -> dict[str, Any]:
   """What config.json holds, of whatever version; {} where there is none."""
   try:

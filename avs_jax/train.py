@@ -5,10 +5,9 @@ import json
 import logging
 import math
 import os
-import signal
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -24,6 +23,7 @@ from avs_jax.evaluate import condition_of, evaluate, judge, make_count, selectio
 from avs_jax.logbook import Logbook
 from avs_jax.model import build_model, build_objective, frozen_parts, starting_variables, strip
 from avs_jax.step import TrainState, make_predict_step, make_train_step
+from avs_jax.stopping import StopFlag, is_due, stop_signal
 from avs_jax.types import Batch, Condition
 
 log = logging.getLogger(__name__)
@@ -49,13 +49,14 @@ def train(config: Any, workdir: str) -> TrainState:
     return train_until(stop, config, workdir)
 
 
-def train_until(stop: "StopFlag", config: Any, workdir: str) -> TrainState:
+def train_until(stop: StopFlag, config: Any, workdir: str) -> TrainState:
   """`train`, which a signal may end.
 
   Raises:
     InputError, SystemExit(0): as of `train`.
   """
   # --- setup
+  settings.refuse_variants(config, "train_all")
   check_settings(config)
   settings.refuse_other(config, workdir)
   os.makedirs(workdir, exist_ok=True)
@@ -64,12 +65,20 @@ def train_until(stop: "StopFlag", config: Any, workdir: str) -> TrainState:
 
   # --- data
   from data_pipelines import feed, sounds, sources
+  from data_pipelines.training_manifest import TrainingManifest
 
   source = sources.build(config, "train")
   val_source = sources.build(config, "val", limit=config.eval.clips)
   sounds.check_evaluation(config)
   steps_per_epoch = max(len(source) // config.schedule.batch, 1)
   steps = config.steps or config.schedule.epochs * steps_per_epoch
+  manifest = TrainingManifest(
+    workdir,
+    feed.training_negatives(config),
+    source,
+    config.schedule.batch,
+    is_writer=jax.process_index() == 0,
+  )
 
   # --- model
   model = build_model(config)
@@ -77,7 +86,7 @@ def train_until(stop: "StopFlag", config: Any, workdir: str) -> TrainState:
   if config.warmup.steps:
     from avs_jax.warmup import warm_up
 
-    variables = warm_up(config, variables, source, workdir)
+    variables = warm_up(config, variables, source, workdir, stop)
   mark = perception.build(config, model, variables, workdir)
   frozen = frozen_parts(config)
   for prefixes in (frozen, config.optimizer.multipliers, config.optimizer.freeze_epochs):
@@ -139,6 +148,7 @@ def train_until(stop: "StopFlag", config: Any, workdir: str) -> TrainState:
 
   with contextlib.closing(feed.training(config, source, begin)) as batches, stop.postponed():
     for step in range(begin + 1, steps + 1):
+      manifest.begin(step)
       with book.waiting():
         rows = next(batches)
       rows = mark(rows, source)  # asks the model's ear where marks are made of sounds: work, not waiting
@@ -213,13 +223,6 @@ def validation_steps(config: Any, steps: int, steps_per_epoch: int) -> set[int]:
   return {step for step in range(every, steps + 1, every) if step > first} | {steps}
 
 
-def is_due(config: Any, step: int, saved_at: float, asks: bool) -> bool:
-  """Whether a checkpoint is to be written now, by step where `log.checkpoint_steps` is set, else by time."""
-  if config.log.checkpoint_steps:
-    return step % config.log.checkpoint_steps == 0
-  return asks and meshes.agreed(time.monotonic() - saved_at > 60 * config.log.checkpoint_minutes)
-
-
 def check_finite(recent: deque[tuple[int, np.ndarray, dict]], source: Any) -> dict[str, float]:
   """Fetches the figures of the steps since the last look and empties `recent`. Returns the newest.
 
@@ -260,49 +263,6 @@ def validate(
       f" {', '.join(name for name, value in figures.items() if value is not None)}."
     )
   return figures
-
-
-class StopFlag:
-  """Whether a signal asked the run to end, and whether it may end at once (nothing is unsaved)."""
-
-  is_set = False
-  is_postponed = False
-
-  @contextlib.contextmanager
-  def postponed(self) -> Iterator[None]:
-    """Inside, the signal only sets the flag."""
-    self.is_postponed = True
-    try:
-      yield
-    finally:
-      self.is_postponed = False
-
-
-@contextlib.contextmanager
-def stop_signal() -> Iterator[StopFlag]:
-  """Makes SIGTERM end the run with status 0: between two steps, after saving, or at once outside the loop.
-
-  Raises:
-    SystemExit(0): SIGTERM came outside the loop.
-  """
-  flag = StopFlag()
-
-  def set_flag(number: int, frame: Any) -> None:
-    del number, frame
-    flag.is_set = True
-    if not flag.is_postponed:
-      log.warning("stopped by a signal outside the training steps; the same command goes on.")
-      raise SystemExit(0)
-
-  try:
-    before = signal.signal(signal.SIGTERM, set_flag)
-  except ValueError:  # not the main thread (a notebook's worker): signals are not ours there
-    yield flag
-    return
-  try:
-    yield flag
-  finally:
-    signal.signal(signal.SIGTERM, before)
 
 
 def count_parameters(params: Mapping[str, Any]) -> dict[str, int]:

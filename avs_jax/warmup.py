@@ -6,9 +6,12 @@ Ours, not a paper's. Picture and sound are compared with the SAME class prototyp
 embeddings of one class lie near each other.
 """
 
+import contextlib
 import json
 import logging
 import os
+import shutil
+import time
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -31,11 +34,13 @@ from avs_jax.initialise import initialise
 from avs_jax.model import adopt, example_inputs
 from avs_jax.optimizer import scale_by_prefix
 from avs_jax.step import sound_of
+from avs_jax.stopping import StopFlag, is_due
 from avs_jax.systems.system import System
 from avs_jax.types import AnyArray, Batch, Condition, Sound
 
 log = logging.getLogger(__name__)
 
+_STATE = ("params", "batch_stats", "memory")  # of the optimiser, in the order of a step's arguments
 _SCALE = 16.0  # initial inverse temperature of the cosine to the prototypes; ours
 
 
@@ -138,14 +143,19 @@ def accuracy(logits: Float[Array, "B T G"], labels: Bool[Array, "B T G"]) -> Flo
   return (hit & has_label).sum() / jnp.maximum(has_label.sum(), 1)
 
 
-def warm_up(config: Any, variables: Mapping[str, Any], source: Any, workdir: str) -> dict[str, Any]:
+def warm_up(
+  config: Any, variables: Mapping[str, Any], source: Any, workdir: str, stop: StopFlag | None = None
+) -> dict[str, Any]:
   """Returns `variables` with warmed encoders (and the guide's projections, where it has the same ones).
 
   The result is kept under `config.warmup.folder` (default: `warmup` in the work directory), in a folder named
-  by what it was made with, and used again by every run that would make the same.
+  by what it was made with, and used again by every run that would make the same. One that is not finished is saved
+  as often as training is, in `warmup_begun` of the work directory (of this run alone: several may share the result),
+  and goes on from there, to the same bits.
 
   Raises:
     InputError: the data set names no categories.
+    SystemExit(0): `stop` was set by a signal; the warm-up was saved first.
   """
   if not source.categories:
     raise InputError(
@@ -159,9 +169,16 @@ def warm_up(config: Any, variables: Mapping[str, Any], source: Any, workdir: str
   kept = Checkpoints(folder, 1)
   found = kept.restore_as_saved()
   if found is None:
-    trained, figures = _train(config, variables, source)
-    kept.save(config.warmup.steps, trained, {"made_with": made_with, "figures": figures})
-    kept.wait()
+    begun, stop = os.path.join(workdir, "warmup_begun", name), stop or StopFlag()
+    trained, figures = _train(config, variables, source, begun, stop)
+    with stop.postponed():
+      kept.save(config.warmup.steps, trained, {"made_with": made_with, "figures": figures})
+      kept.wait()
+      if jax.process_index() == 0:
+        shutil.rmtree(os.path.dirname(begun), ignore_errors=True)
+    if meshes.agreed(stop.is_set):
+      log.warning("stopped by a signal after the warm-up; the same command goes on.")
+      raise SystemExit(0)
   else:
     trained = found[0]
     log.info("warm-up found in %s, %s", folder, found[1]["figures"])
@@ -212,7 +229,14 @@ def build_recogniser(config: Any, count: int) -> Recogniser:
   return Recogniser(system=Encoders(**settings), num_categories=count)
 
 
-def _train(config: Any, variables: Mapping[str, Any], source: Any) -> tuple[dict[str, Any], dict[str, float]]:
+def _train(
+  config: Any, variables: Mapping[str, Any], source: Any, folder: str, stop: StopFlag
+) -> tuple[dict[str, Any], dict[str, float]]:
+  """Variables and last figures after `warmup.steps`; goes on from what `folder` holds, and saves there.
+
+  Raises:
+    SystemExit(0): `stop` is set; the state was saved.
+  """
   from data_pipelines import feed
 
   mesh = meshes.make_mesh(config.warmup.batch)
@@ -255,26 +279,59 @@ def _train(config: Any, variables: Mapping[str, Any], source: Any) -> tuple[dict
     step, in_shardings=(whole, whole, whole, meshes.by_clip(mesh), whole), donate_argnums=(0, 1, 2)
   )
   params, statistics = (jax.device_put(start[name], whole) for name in ("params", "batch_stats"))
-  memory = jax.jit(rule.init, out_shardings=whole)(params)
-  key = jax.random.key(config.seed)
-  batches = feed.labelled(config, source)
+  state = {
+    "params": params,
+    "batch_stats": statistics,
+    "memory": jax.jit(rule.init, out_shardings=whole)(params),
+  }
+  key, count, begin = jax.random.key(config.seed), config.warmup.steps, 0
+  saves = Checkpoints(folder, 1)
+  restored = saves.restore(state)
+  if restored is not None:
+    state, begin = restored[0], restored[1]["step"]
+    log.info("warm-up resumed from step %d of %d", begin, count)
+  saves.forget_after(begin)
   figures: dict[str, Any] = {}
-  try:
-    bar = trange(
-      config.warmup.steps, desc="warm-up: naming what is seen and heard", unit="step", disable=None
-    )
+  bar = trange(
+    begin,
+    count,
+    desc="warm-up: naming what is seen and heard",
+    unit="step",
+    initial=begin,
+    total=count,
+    disable=None,
+  )
+  saved_at = time.monotonic()
+  with contextlib.closing(feed.labelled(config, source, begin)) as batches, stop.postponed():
     for number in bar:
       batch = meshes.put_batch(mesh, Batch(**next(batches)))
       own = jax.random.fold_in(key, number)
-      params, statistics, memory, figures = compiled(params, statistics, memory, batch, own)
-      if number % 50 == 49 or number == config.warmup.steps - 1:
+      *kept, figures = compiled(*(state[name] for name in _STATE), batch, own)
+      state = dict(zip(_STATE, kept, strict=True))
+      logs = number % 50 == 49 or number == count - 1
+      if logs:
         shown = {name: round(float(value), 3) for name, value in figures.items()}
         bar.set_postfix(shown)
-        log.info("warm-up step %d/%d %s", number + 1, config.warmup.steps, shown)
-  finally:
-    batches.close()
-  if not np.isfinite(float(figures["loss"])):
-    raise InputError("the warm-up's loss is not finite; lower warmup.lr.")
-  return jax.device_get({"params": params, "batch_stats": statistics}), {
+        log.info("warm-up step %d/%d %s", number + 1, count, shown)
+      asks = logs or jax.process_count() == 1  # several hosts agree at logged steps only
+      stops = asks and meshes.agreed(stop.is_set)
+      if number + 1 < count and (stops or is_due(config, number + 1, saved_at, asks)):
+        _refuse_infinite(figures)
+        saves.save(number + 1, state, {})
+        saved_at = time.monotonic()
+      if stops and number + 1 < count:
+        saves.wait()
+        saves.close()
+        log.warning("stopped by a signal at step %d of the warm-up; the same command goes on.", number + 1)
+        raise SystemExit(0)
+  saves.close()
+  _refuse_infinite(figures)
+  return jax.device_get({name: state[name] for name in ("params", "batch_stats")}), {
     name: float(value) for name, value in figures.items()
   }
+
+
+def _refuse_infinite(figures: Mapping[str, Any]) -> None:
+  """Raises `InputError` where the loss is not finite."""
+  if not np.isfinite(float(figures["loss"])):
+    raise InputError("the warm-up's loss is not finite; lower warmup.lr.")

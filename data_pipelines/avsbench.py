@@ -14,7 +14,7 @@ from data_pipelines import audio as sound_files
 from data_pipelines import avsbench_index as files
 from data_pipelines import categories as groups
 from data_pipelines import transforms
-from data_pipelines.clips import Clip
+from data_pipelines.clips import SAMPLE_RATE_HZ, Clip
 
 PUBLISHED_SIZE = 224
 KNOWN_GROUPS = {"S4": groups.S4, "MS3": groups.MS3, "AVSS": groups.AVSS}
@@ -82,7 +82,7 @@ class AVSBench:
     self.audio_padding: Literal["last", "zeros"] = "zeros" if self.subset == "AVSS" else "last"
     self.resized = size is not None
     self.size = self._size(size)
-    self._warned = False
+    self._warned: set[str] = set()
 
   def __len__(self) -> int:
     return len(self.entries)
@@ -98,7 +98,7 @@ class AVSBench:
       masks=masks,
       annotated=at < len(entry.masks),
       present=at < len(entry.frames),
-      waveform=sound_files.read_wav(entry.wav) if self.audio == "wav" else None,
+      waveform=self._wave(entry) if self.audio == "wav" else None,
       log_mel=self._log_mel(entry.log_mel) if self.audio == "log_mel" else None,
       sounding=sounding,
       visible=visible,
@@ -111,7 +111,7 @@ class AVSBench:
         f"{self.title} {self.split}: {entry.id} is read from published log-mel, and its sound itself is asked"
         f" for; put 16 kHz files as {entry.wav} and set data.audio=wav"
       )
-    return sound_files.read_wav(entry.wav)
+    return self._wave(entry)
 
   def objects(self, index: int) -> frozenset[str]:
     return self.entries[index].objects
@@ -232,6 +232,16 @@ class AVSBench:
       masks[k] = fit(label.astype(np.uint8), side, nearest=True)
     return frames, masks
 
+  def _wave(self, entry: files.Entry) -> np.ndarray:
+    wave, seconds = sound_files.read_wav(entry.wav), len(entry.frames)
+    if len(wave) < sound_files.samples_for(seconds):
+      filled = "zeros stand" if self.audio_padding == "zeros" else "the last example stands"
+      self._warn(
+        entry.wav,
+        f"{len(wave) / SAMPLE_RATE_HZ:.2f} s of sound for {seconds} s of frames; {filled} for the rest",
+      )
+    return wave
+
   def _log_mel(self, path: str) -> np.ndarray:
     from avs_jax.weights import read_pickled_tensor
 
@@ -244,9 +254,10 @@ class AVSBench:
     return examples[:, 0]
 
   def _warn(self, path: str, what: str) -> None:
-    """Once a reader: one odd file is usually one of thousands."""
-    if not self._warned:
-      self._warned = True
+    """Once a reader for pictures and once for sounds: one odd file is usually one of thousands."""
+    ending = path.rpartition(".")[2]
+    if ending not in self._warned:
+      self._warned.add(ending)
       log.warning("%s: %s (said once; --mode=check lists all such files)", path, what)
 
 

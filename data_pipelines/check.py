@@ -15,6 +15,7 @@ import numpy as np
 from avs_jax.errors import InputError
 from data_pipelines import audio, transforms, vpo
 from data_pipelines import avsbench_index as files
+from data_pipelines.clips import SAMPLE_RATE_HZ
 
 PUBLISHED_CLIPS = {
   "S4": {"train": 3452, "val": 740, "test": 740},
@@ -167,7 +168,9 @@ def _read(entry: files.Entry, subset: str, listing: dict) -> tuple[list[dict], l
   for path in there((entry.wav, entry.log_mel)):
     try:
       if path == entry.wav:
-        audio.read_wav(path)
+        strange = _odd_length(audio.read_wav(path), len(entry.frames))
+        if strange:
+          note(odd, path, strange)
       else:
         _read_log_mel(path)
     except InputError as error:
@@ -181,6 +184,16 @@ def _oddity(image: Any, subset: str) -> str:
     return f"{len(foreign)} colours of no class, e.g. {foreign[0]}" if foreign else ""
   _, values = transforms.mended_mask(image)
   return f"{len(values)} values other than 0 and 255, e.g. {values[0]}" if values else ""
+
+
+def _odd_length(wave: np.ndarray, seconds: int) -> str:
+  """What is wrong with the length of a sound at 16 kHz of a clip of so many seconds; "" where nothing is."""
+  length, needed = len(wave) / SAMPLE_RATE_HZ, audio.samples_for(seconds) / SAMPLE_RATE_HZ
+  if len(wave) < audio.samples_for(seconds):
+    return f"{length:.2f} s of sound cannot fill the clip's {seconds} s, which need {needed:.3f} s"
+  if length > seconds + 1:
+    return f"{length:.2f} s of sound for a clip of {seconds} s; what is longer is cut off"
+  return ""
 
 
 def _read_log_mel(path: str) -> None:

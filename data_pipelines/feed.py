@@ -127,9 +127,9 @@ def nonsense(config: Any) -> negatives.Negatives | None:
   return dataclasses.replace(pairs, fraction=share, **shares, noise_kinds=kinds, redraw=True)
 
 
-def labelled(config: Any, source: Source) -> loader.BatchIterator:
-  """Pairs for the warm-up: own sounds, and some silence and noise."""
-  return training(config, source, is_labelled=True)
+def labelled(config: Any, source: Source, start: int = 0) -> loader.BatchIterator:
+  """Pairs for the warm-up, from batch number `start` on: own sounds, and some silence and noise."""
+  return training(config, source, start, is_labelled=True)
 
 
 def evaluation(config: Any, source: Source, condition: int) -> Iterator[Mapping[str, np.ndarray]]:

@@ -5,11 +5,16 @@ function of (seed, k): neither threads nor worker processes nor the number of ho
 holds, so resuming at batch k needs the number k and nothing else.
 
 A clip that cannot be read is counted, named in the log and replaced by the next one in training, up to 1 % of
-the split; evaluation refuses it.
+the split, or one clip where that is less; evaluation refuses it. The workers of a process count together, the
+processes of several hosts each for itself.
 """
 
+import contextlib
 import hashlib
+import os
+import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -39,15 +44,7 @@ class TrainingRow:
 
   def __init__(self, composer: Composer, host: int, hosts: int):
     self.composer, self.host, self.hosts = composer, host, hosts
-    self.broken: dict[int, str] = {}
-    self._lock = threading.Lock()
-
-  def __getstate__(self):
-    return {name: value for name, value in self.__dict__.items() if name != "_lock"}
-
-  def __setstate__(self, state):
-    self.__dict__.update(state)
-    self._lock = threading.Lock()
+    self.broken = BrokenClips(len(whole(composer.source)))
 
   def __call__(self, k: int, index: int) -> Example:
     source, negatives = self.composer.source, self.composer.negatives
@@ -75,16 +72,71 @@ class TrainingRow:
 
   def _count(self, number: int, error: InputError) -> None:
     source = self.composer.source
-    with self._lock:
-      if number not in self.broken:
-        self.broken[number] = whole(source).ids[number]
-        logging.warning("clip %s cannot be read and is replaced by another: %s", self.broken[number], error)
-      names = list(self.broken.values())
-    if len(names) > max(1, BROKEN_SHARE * len(source)):
+    ids, allowed = whole(source).ids, BROKEN_SHARE * len(source)
+    is_new, numbers = self.broken.add(number)
+    names = [ids[each] for each in numbers]
+    if len(names) > max(1, allowed):
       raise InputError(
         f"{source.title}: {len(names)} of {len(source)} clips cannot be read ({', '.join(names[:10])}), more"
         f" than {BROKEN_SHARE:.0%}; mend the files (--mode=check lists them)."
       ) from error
+    if is_new:
+      logging.warning("clip %s cannot be read and is replaced by another: %s", ids[number], error)
+      if len(names) > allowed:
+        logging.warning(
+          "that is 1 of %d clips, more than %.0f %%; in so small a split one is let pass, a second ends training",
+          len(source),
+          100 * BROKEN_SHARE,
+        )
+
+
+class BrokenClips:
+  """The clips of a split that could not be read, counted by all threads and worker processes together.
+
+  The workers share a file with a byte for each clip; it is made when the first of them is started.
+  """
+
+  def __init__(self, clips: int):
+    self.clips, self.path = clips, ""
+    self._found: set[int] = set()
+    self._lock = threading.Lock()
+
+  def __getstate__(self):
+    with self._lock:
+      if not self.path:
+        file, self.path = tempfile.mkstemp(prefix="avs_jax_broken_")
+        os.truncate(file, self.clips)
+        os.close(file)
+        weakref.finalize(self, _remove, self.path)
+        for number in self._found:
+          self._mark(number)
+    return {"clips": self.clips, "path": self.path}
+
+  def __setstate__(self, state):
+    self.__init__(state["clips"])
+    self.path = state["path"]
+
+  def add(self, number: int) -> tuple[bool, list[int]]:
+    """Whether no thread of this process has met clip `number` before, and all that have been met by any, ascending."""
+    with self._lock:
+      is_new = number not in self._found
+      self._found.add(number)
+      if self.path:
+        with contextlib.suppress(FileNotFoundError):  # the run is ending: nobody is left to count with
+          self._mark(number)
+          with open(self.path, "rb") as file:
+            self._found.update(np.flatnonzero(np.frombuffer(file.read(), np.uint8)).tolist())
+      return is_new, sorted(self._found)
+
+  def _mark(self, number: int) -> None:
+    with open(self.path, "r+b") as file:
+      file.seek(number)
+      file.write(b"\1")
+
+
+def _remove(path: str) -> None:
+  with contextlib.suppress(OSError):
+    os.remove(path)
 
 
 class EvaluationBatch:

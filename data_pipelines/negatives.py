@@ -327,6 +327,12 @@ def write_manifest(path: str | Path, rows: Iterable[Row]) -> None:
     writer.writerows(rows)
 
 
+def add_to_manifest(path: str | Path, rows: Iterable[Row]) -> None:
+  """Adds pairs to what `write_manifest` wrote."""
+  with open(path, "a", newline="", encoding="utf-8") as file:
+    csv.writer(file, lineterminator="\n").writerows(rows)
+
+
 def read_manifest(path: str | Path) -> list[Row]:
   """Reads what `write_manifest` wrote. Raises `InputError` naming file and line when it is something else."""
   path = Path(path)

@@ -4,7 +4,7 @@ import logging
 from typing import Any
 
 from avs_jax.errors import InputError, check_choice
-from data_pipelines import sources
+from data_pipelines import avsbench_index, sources
 
 SPLITS = ("train", "val", "test")
 log = logging.getLogger(__name__)
@@ -33,5 +33,5 @@ def prepare(config: Any, output: str | None) -> None:
     else:
       from data_pipelines.avsbench_tfds import pack
 
-      written = pack(source, output, split)
+      written = pack(source, output, split, subset=avsbench_index.data_name(config.data.name))
     log.info("%s: %s", split, written)

@@ -120,9 +120,7 @@ def _real(config: Any, split: str) -> Source:
       " vpo_ss, vpo_ms or vpo_msmi unpacked, or set model.stereo=False."
     )
   if data.packed:
-    from data_pipelines.avsbench_tfds import Packed
-
-    return Packed(data.root, split)
+    return _packed(data, name, split)
   if is_vpo:
     from data_pipelines.vpo import VPO
 
@@ -147,6 +145,26 @@ def _real(config: Any, split: str) -> Source:
     audio=data.audio,
     allow_missing=data.allow_missing,
   )
+
+
+def _packed(data: Any, name: str, split: str) -> Source:
+  """The packed split, if it is of the data set and as large as the settings say."""
+  from data_pipelines.avsbench_tfds import Packed
+
+  source = Packed(data.root, split)
+  if source.subset is None:
+    log.warning("%s does not say which data set was packed; it is taken for %s.", source.path, name)
+  elif source.subset != name:
+    raise InputError(
+      f"data.root={data.root} holds a pack of {source.subset}, not of {name}; set data.name={source.subset} or give"
+      " another data.root."
+    )
+  if data.size is not None and data.size > min(source.size):
+    raise InputError(
+      f"data.size={data.size}: {source.path} was packed at {source.size[0]}x{source.size[1]} pixels, and larger ones"
+      " would only be made up; set data.size to that, or pack again with --mode=prepare."
+    )
+  return source
 
 
 def _stand_in(config: Any, split: str) -> Source:

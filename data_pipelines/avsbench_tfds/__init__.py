@@ -1,7 +1,7 @@
 """Clips packed once into ArrayRecord by TFDS: one large file a split instead of dozens of small ones a clip.
 
-  <dir>/<split>/source.json                                 title, ids, categories: what a source tells of
-  itself <dir>/<split>/avsbench_tfds/1.0.0/*.array_record*         a record a clip, in order
+  <dir>/<split>/source.json                                 subset, title, ids, size ...: what a source tells of itself
+  <dir>/<split>/avsbench_tfds/1.0.0/*.array_record*         a record a clip, in order
 
 A split appears under its name only when it is whole.
 """
@@ -24,8 +24,11 @@ PLAIN = ("title", "is_stand_in", "num_classes", "seconds")
 log = logging.getLogger(__name__)
 
 
-def pack(source: Source, out_dir: str | Path, split: str) -> Path:
+def pack(source: Source, out_dir: str | Path, split: str, *, subset: str | None = None) -> Path:
   """Writes a split. Frames and masks are kept to the bit, sound to 16 bits.
+
+  Args:
+    subset: the `data.name` it is of; a pack that does not say it is taken for whatever it is opened as.
 
   Returns: the split's folder.
 
@@ -50,6 +53,7 @@ def pack(source: Source, out_dir: str | Path, split: str) -> Path:
   facts = {name: getattr(source, name) for name in PLAIN}
   facts |= {
     "format": FORMAT,
+    "subset": subset,
     "size": list(source.size),
     "ids": list(source.ids),
     "categories": list(source.categories),
@@ -66,7 +70,11 @@ def pack(source: Source, out_dir: str | Path, split: str) -> Path:
 
 
 class Packed:
-  """A packed split as a `Source`, equal to what was packed but for the sound's 16 bits."""
+  """A packed split as a `Source`, equal to what was packed but for the sound's 16 bits.
+
+  Attributes:
+    subset: the `data.name` that was packed; None where the pack does not say.
+  """
 
   def __init__(self, folder: str | Path, split: str):
     self.path = Path(folder) / split
@@ -84,6 +92,7 @@ class Packed:
       )
     self.title, self.is_stand_in = facts["title"], facts["is_stand_in"]
     self.num_classes, self.seconds = facts["num_classes"], facts["seconds"]
+    self.subset: str | None = facts.get("subset")
     self.size, self.ids = tuple(facts["size"]), tuple(facts["ids"])
     self.categories, self.broad = tuple(facts["categories"]), tuple(facts["broad"])
     self.audio_padding = facts["audio_padding"]

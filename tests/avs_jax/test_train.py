@@ -21,6 +21,7 @@ from avs_jax.checkpoint import Checkpoints
 from avs_jax.errors import InputError
 from avs_jax.logbook import Logbook
 from avs_jax.train import train
+from data_pipelines.negatives import read_manifest
 from tests.conftest import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,19 +52,29 @@ from avs_jax import mesh as meshes
 from avs_jax.train import train
 from configs import common
 
-folder, at, wait = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "wait"
+folder, at, how = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 config = common.from_json(json.load(open(folder + ".json")), "the test")
-make_mesh, save = meshes.make_mesh, checkpoint.Checkpoints.save
+make_mesh, save, rename = meshes.make_mesh, checkpoint.Checkpoints.save, os.rename
 meshes.make_mesh = lambda batch, model=1: make_mesh(batch, model, jax.devices()[:1])
+
+def die():
+  os.kill(os.getpid(), signal.SIGKILL)
 
 def save_and_die(self, step, state, meta):
   save(self, step, state, meta)
   if step == at and self.folder.endswith("checkpoints"):
-    if wait:
-      self.wait()
-    os.kill(os.getpid(), signal.SIGKILL)
+    self.wait()
+    die()
 
-checkpoint.Checkpoints.save = save_and_die
+def rename_or_die(source, target, **rest):
+  if os.fspath(target) == os.path.join(folder, "checkpoints", str(at)):
+    die()  # all is written, and has its temporary name still
+  rename(source, target, **rest)
+
+if how == "saved":
+  checkpoint.Checkpoints.save = save_and_die
+else:
+  os.rename = rename_or_die
 train(config, folder)
 """
 
@@ -77,7 +88,7 @@ def test_ten_steps_equal_five_and_a_kill_and_a_kill_while_saving_and_the_rest(
   killed = config.copy_and_resolve_references()
   killed.log.checkpoint_steps = 5
   (tmp_path / "run.json").write_text(killed.to_json_best_effort())
-  for at, how in ((5, "wait"), (8, "at once")):  # an epoch has four steps
+  for at, how in ((5, "saved"), (8, "while saving")):  # an epoch has four steps, and each ends with a save
     done = subprocess.run(
       [sys.executable, "-c", KILLED, str(folder), str(at), how],
       env=with_cache,
@@ -88,9 +99,11 @@ def test_ten_steps_equal_five_and_a_kill_and_a_kill_while_saving_and_the_rest(
     )
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     assert "scoreboard.json" not in os.listdir(folder)
-  with Checkpoints(str(folder / "checkpoints"), keep=0).manager as manager:
-    assert 5 in manager.all_steps()
+    found = sorted(os.listdir(folder / "checkpoints"))
+    assert [name for name in found if name.isdecimal()] == ["4", "5"]
+  assert found[2].startswith("8.orbax-checkpoint-tmp") and len(found) == 3
   same(train(killed, str(folder)), state)
+  assert (folder / "log.txt").read_text().count("resumed from the checkpoint of step 5") == 2
   assert figures(folder) == figures(whole)
   ours, theirs = scores(folder), scores(whole)
   assert {k: v for k, v in ours.items() if k != "record"} == {
@@ -117,19 +130,6 @@ def test_sigterm_saves_and_exits_with_0_and_the_run_goes_on(finished, devices, t
   assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
   devices(1)
   same(train(config, str(tmp_path)), state)
-
-
-def test_sigterm_outside_the_loop_ends_at_once():
-  with pytest.raises(SystemExit) as stopped, training.stop_signal():
-    signal.raise_signal(signal.SIGTERM)
-  assert stopped.value.code == 0
-
-
-def test_sigterm_inside_the_loop_waits_for_the_step():
-  with training.stop_signal() as stop, stop.postponed():
-    assert not stop.is_set
-    signal.raise_signal(signal.SIGTERM)
-    assert stop.is_set
 
 
 def test_a_truncated_newest_checkpoint_is_said_and_the_one_before_is_continued(
@@ -306,6 +306,15 @@ def test_a_broken_training_clip_is_replaced_and_named(finished, devices, broken,
   assert int(state.step) == 4
   assert "cannot be read and is replaced by another" in caplog.text
   assert "frame 1 is truncated" in caplog.text
+
+
+def test_the_sounds_that_training_replaces_are_listed_epoch_by_epoch(finished, devices, tmp_path):
+  config = finished[0].copy_and_resolve_references()
+  config.steps, config.eval.conditions, config.negatives.fraction = 5, ("positive",), 0.9
+  train(config, str(tmp_path))
+  rows = read_manifest(tmp_path / "train_manifest.csv")
+  assert {row.epoch for row in rows} == {0, 1} and {row.split for row in rows} == {"train"}
+  assert not (finished[1] / "train_manifest.csv").exists()  # nothing is replaced there
 
 
 def test_many_broken_training_clips_end_the_run(small, devices, broken, tmp_path):

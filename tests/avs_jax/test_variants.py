@@ -1,5 +1,6 @@
 """Variants are trained in turn and set side by side; a mistake in the last is noticed before the first is trained."""
 
+import importlib
 import json
 
 import pytest
@@ -137,3 +138,14 @@ def test_given_weights_are_judged_once_unless_variants_have_their_own(
     str(tmp_path / name) if name else str(tmp_path) for name in folders
   ]
   assert not any(own for own, _ in judged)
+
+
+@pytest.mark.parametrize(("module", "name"), [("train", "train"), ("evaluate", "evaluate")])
+def test_several_runs_are_not_taken_for_one(small, tmp_path, module, name):
+  call = getattr(importlib.import_module(f"avs_jax.{module}"), name)
+  with pytest.raises(
+    InputError, match=rf"the config has variants \(a, b\).* call avs_jax.variants.{name}_all"
+  ) as told:
+    call(small(JUDGED), str(tmp_path / "run"))
+  assert "give avs_jax.variants.variant(config, 'a') for one" in str(told.value)
+  assert not (tmp_path / "run").exists()

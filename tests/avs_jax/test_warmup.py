@@ -1,5 +1,7 @@
 """The warm-up teaches both encoders to name what they meet, and is kept for whoever would make the same."""
 
+import logging
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from avs_jax import warmup
 from avs_jax.errors import InputError
 from avs_jax.initialise import initialise
 from avs_jax.model import build_model, example_inputs
+from avs_jax.stopping import StopFlag
 from avs_jax.types import Batch, Condition
 from configs import tiny
 from data_pipelines import sources
@@ -133,6 +136,64 @@ def test_it_names_better_than_chance_is_kept_and_found_again(small, devices, tmp
   other.seed = 1
   with pytest.raises(AssertionError, match="trained again"):
     warmup.warm_up(other, start, source, str(tmp_path))
+
+
+class StopAt(StopFlag):
+  """A flag that is found set when it is looked at for the n-th time."""
+
+  def __init__(self, number: int):
+    self.left = number
+
+  @property
+  def is_set(self) -> bool:
+    self.left -= 1
+    return self.left <= 0
+
+
+def test_a_warm_up_stopped_half_way_and_resumed_equals_an_uninterrupted_one_to_the_bit(
+  small, devices, tmp_path, same, caplog
+):
+  devices(1)
+  config = small({"warmup.steps": 6, "warmup.batch": 2, "warmup.frames": 1, "model.tpavi_stages": ()})
+  model, source = build_model(config), sources.build(config, "train")
+  start = initialise(model, *example_inputs(config), seed=0)
+  start.setdefault("batch_stats", {})
+  whole = warmup.warm_up(config, start, source, str(tmp_path / "whole"))
+  folder = tmp_path / "stopped"
+  config.log.checkpoint_steps = 2  # a save on the way too, which the later one takes the place of
+  for stop, saved in ((StopAt(3), ["3"]), (StopAt(2), ["5"])):
+    with pytest.raises(SystemExit) as stopped:
+      warmup.warm_up(config, start, source, str(folder), stop)
+    assert stopped.value.code == 0
+    (begun,) = (folder / "warmup_begun").iterdir()
+    assert [each.name for each in begun.iterdir()] == saved
+  with caplog.at_level(logging.INFO, logger="avs_jax"):
+    same(warmup.warm_up(config, start, source, str(folder)), whole)
+  assert "warm-up resumed from step 5 of 6" in caplog.text
+  assert not (folder / "warmup_begun").exists()
+
+
+def test_a_signal_in_the_warm_ups_last_step_keeps_it_and_ends_the_run(small, devices, tmp_path, monkeypatch):
+  config, source = small({"warmup.steps": 2}), Named()
+  stop = StopFlag()
+
+  def train(*_):
+    stop.is_set = True
+    return {"params": {"system": {"a": np.ones(2)}}, "batch_stats": {}}, {"loss": 1.0}
+
+  monkeypatch.setattr(warmup, "_train", train)
+  with pytest.raises(SystemExit) as stopped:
+    warmup.warm_up(config, {}, source, str(tmp_path), stop)
+  assert stopped.value.code == 0
+  (kept,) = (tmp_path / "warmup").iterdir()
+  assert [each.name for each in kept.iterdir()] == ["2"]
+
+
+class Named:
+  title, categories, ids = "S4", ("dog",), ("a",)
+
+  def __len__(self):
+    return 1
 
 
 def test_a_data_set_without_class_labels_is_refused(small, tmp_path):

@@ -269,3 +269,11 @@ def test_a_file_is_read_at_its_own_rate_where_that_is_asked_for(tmp_path):
   assert recorded.rate_hz == 24_000
   np.testing.assert_array_equal(recorded.samples, samples.mean(1) / 32768)
   np.testing.assert_array_equal(recorded.at_16_khz(), audio.read_wav(path))
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 10])
+def test_so_many_samples_give_so_many_examples_and_one_less_does_not(count):
+  samples = audio.samples_for(count)
+  assert samples == round((0.96 * count + 0.015) * 16_000)
+  assert len(audio.log_mel(np.zeros(samples), 16_000)) == count
+  assert len(audio.log_mel(np.zeros(samples - 1), 16_000)) == count - 1

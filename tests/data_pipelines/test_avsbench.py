@@ -205,6 +205,20 @@ def test_avss_colours_of_no_class_become_background_and_are_logged(avss, caplog)
   assert len(said) == 1 and "labels_rgb/0.png" in said[0] and "(7, 7, 7)" in said[0]
 
 
+def test_a_sound_that_cannot_fill_its_clip_is_logged_once_a_reader(ms3, avss, caplog):
+  for name in ("x1", "x2"):
+    sound(ms3 / f"ms3_data/audio_wav/val/{name}.wav", 0.3)
+  sound(avss / "v1s" / "s" / "audio.wav", 4.8)
+  short = AVSBench(ms3.parent, "ms3", "val")
+  for index in (0, 1, 0):
+    short.clip(index)
+  AVSBench(avss.parent, "avss", "test").sound(0)
+  assert [message.rpartition("/")[2].partition(" (said once")[0] for message in caplog.messages] == [
+    "x1.wav: 0.30 s of sound for 5 s of frames; the last example stands for the rest",
+    "audio.wav: 4.80 s of sound for 5 s of frames; zeros stand for the rest",
+  ]
+
+
 def test_a_grey_mask_is_cut_at_128_and_logged_once_a_reader(ms3, caplog):
   for k in (1, 2):
     png(ms3 / f"ms3_data/gt_masks/val/x1/x1_{k}.png", np.full((SIZE, SIZE), 126 + k, np.uint8))

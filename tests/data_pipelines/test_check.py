@@ -80,6 +80,19 @@ def test_missing_broken_and_odd_files_are_listed_by_name(ms3, tmp_path, capsys, 
     assert name in said
 
 
+def test_sounds_too_short_or_too_long_for_their_clips_are_odd(ms3, tmp_path, capsys, as_if_published):
+  for name, split, seconds in (("a", "train", 0.3), ("b", "val", 4.82), ("c", "test", 37), ("d", "test", 6)):
+    audio.write_wav(ms3 / f"ms3_data/audio_wav/{split}/{name}.wav", np.zeros(round(seconds * 16_000)))
+  splits = check.inspect(tmp_path, "ms3")["splits"]
+  assert {split: [one["problem"] for one in found["odd"]] for split, found in splits.items()} == {
+    "train": ["0.30 s of sound cannot fill the clip's 5 s, which need 4.815 s"],
+    "val": [],
+    "test": ["37.00 s of sound for a clip of 5 s; what is longer is cut off"],
+  }
+  assert check.check(config(tmp_path), tmp_path / "out") == 0  # they can be read
+  assert "odd 1: ms3_data/audio_wav/train/a.wav: 0.30 s of sound cannot" in capsys.readouterr().out
+
+
 def test_long_lists_are_cut_on_the_screen_and_whole_in_the_file(ms3, tmp_path, capsys):
   for name in ("c", "d"):
     for k in range(1, 6):

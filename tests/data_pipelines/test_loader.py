@@ -2,6 +2,8 @@
 
 import dataclasses
 import logging
+import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from avs_jax.errors import InputError
 from avs_jax.types import Batch, Condition
 from data_pipelines.audio import clip_log_mel
 from data_pipelines.generated import Generated
-from data_pipelines.loader import check_state, eval_batches, identity, iterate, train_batches
+from data_pipelines.loader import BrokenClips, check_state, eval_batches, identity, iterate, train_batches
 from data_pipelines.negatives import OFFSCREEN, POSITIVE, Negatives
 from data_pipelines.noising import Augment
 
@@ -235,6 +237,36 @@ def test_a_broken_clip_is_named_and_replaced_by_the_next(caplog):
 def test_more_than_one_percent_of_broken_clips_ends_training():
   with pytest.raises(InputError, match=r"2 of 12 clips cannot be read .* more than 1%"):
     train_batches(Broken(4, 7), batch=CLIPS, seed=0)[0]
+
+
+def test_one_clip_of_a_tiny_split_is_let_pass_and_said_to_be_more_than_one_percent(caplog):
+  with caplog.at_level(logging.WARNING):
+    train_batches(Broken(4), batch=CLIPS, seed=0)[0]
+  assert "that is 1 of 12 clips, more than 1 %; in so small a split one is let pass" in caplog.text
+
+
+def test_copies_in_other_processes_count_together_and_leave_no_file():
+  here = BrokenClips(5)
+  assert here.add(4) == (True, [4])
+  one, other = (pickle.loads(pickle.dumps(here)) for _ in range(2))
+  assert one.add(1) == (True, [1, 4]) and other.add(3) == (True, [1, 3, 4])
+  assert one.add(1) == (False, [1, 3, 4]) and here.add(0) == (True, [0, 1, 3, 4])
+  path = Path(here.path)
+  assert path.stat().st_size == 5
+  del here
+  assert not path.exists()
+  assert one.add(2) == (True, [1, 2, 3, 4])
+
+
+@pytest.mark.slow
+def test_worker_processes_do_not_replace_one_percent_each():
+  order = [int(train_batches(small(), batch=1, seed=0)[k]["index"][0]) for k in range(2)]
+  with (
+    iterate(train_batches(Broken(*order), batch=1, seed=0), threads=1, workers=2) as running,
+    pytest.raises(InputError, match="2 of 12 clips cannot be read"),
+  ):
+    for _ in range(4):  # the first batch is one worker's, the second the other's
+      next(running)
 
 
 def test_a_split_of_one_broken_clip_ends_training():

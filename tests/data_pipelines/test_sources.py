@@ -1,11 +1,15 @@
 """From a config to a data set: VPO by name, its masks by the model's classes, directions where they are asked for."""
 
+import json
+import logging
+
 import chex
 import pytest
 
 from avs_jax.errors import InputError
 from configs import tiny
 from data_pipelines import sources
+from data_pipelines.avsbench_tfds import pack
 from data_pipelines.clips import PAIR, SWITCH
 
 
@@ -79,3 +83,22 @@ def test_a_data_set_of_no_known_name_is_told_the_known_ones():
     InputError, match=r"data.name='V3' is not a data set; choose one of s4 \(V1S, .*vpo_msmi"
   ):
     sources.build(config(data_name="V3"), "val")
+
+
+def test_a_pack_of_another_data_set_or_of_smaller_pictures_is_refused(tmp_path, caplog):
+  source = sources.build(config(data_size=32), "val")
+  pack(source, tmp_path, "val", subset="ms3")
+  packed = {"data_root": str(tmp_path), "data_packed": True, "data_size": 32}
+  assert sources.build(config(**packed, data_name="V1M"), "val").subset == "ms3"
+  assert len(sources.build(config(**{**packed, "data_size": 16}, data_name="ms3"), "val")) == len(source)
+  for name in ("avss", "s4", "vpo_ms"):
+    with pytest.raises(InputError, match=rf"holds a pack of ms3, not of {name}; set data.name=ms3"):
+      sources.build(config(**packed, data_name=name), "val")
+  with pytest.raises(InputError, match="data.size=64: .* was packed at 32x32 pixels"):
+    sources.build(config(**{**packed, "data_size": 64}, data_name="ms3"), "val")
+  facts = json.loads((tmp_path / "val" / "source.json").read_text())
+  del facts["subset"]  # as older packs are
+  (tmp_path / "val" / "source.json").write_text(json.dumps(facts))
+  with caplog.at_level(logging.WARNING, logger="data_pipelines"):
+    assert len(sources.build(config(**packed, data_name="avss"), "val")) == len(source)
+  assert "does not say which data set was packed; it is taken for avss" in caplog.text
