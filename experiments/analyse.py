@@ -280,7 +280,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
       output = os.path.join(given.output, os.path.basename(os.path.normpath(workdir)))
     found.append(analyse_run(workdir, output, given.clips, given.pictures, given.name))
     if given.name:
-      print(records.write(given.records, found[-1]))
+      print(path := records.write(given.records, found[-1]))
+      with open(path, encoding="utf-8") as file:
+        found[-1] = json.load(file)  # tables are made of what is kept, to its last digit
     print(f"written to {output}")
     jax.clear_caches()
   print("\n".join([*consistency_table(found), "", *analysis_page.gate_table(found)]))

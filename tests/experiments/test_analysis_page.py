@@ -78,3 +78,10 @@ def test_a_record_says_what_it_was_measured_on_and_with():
   with config.unlocked():
     config.model.width *= 2
   assert analysis_page.make("s", "whole", config, facts, {})["settings_digest"] != found["settings_digest"]
+
+
+def test_the_page_holds_what_the_kept_records_say():
+  kept = sorted((ROOT / "docs" / "records" / "analysis_sdavs").glob("*.json"))
+  found = [json.loads(path.read_text()) for path in kept]
+  text = (ROOT / "docs" / "results.md").read_text()
+  assert len(found) == 3 and analysis_page.section(found, "").rstrip() in text
