@@ -10,25 +10,33 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float, Shaped
 
 from avs_jax.errors import InputError
 from avs_jax.fusion.damf import DAMF
 from avs_jax.fusion.snrp import SNRP
 from avs_jax.step import sound_of, told
-from avs_jax.types import Batch
+from avs_jax.types import AnyArray, Batch
 
 SMALL = 1e-8  # least share of a cell; keeps logarithms finite
 Taps = dict[str, Array]
 
 
-def linear_cka(x: Float[Array, "n p"], y: Float[Array, "n q"]) -> Float[Array, ""]:
+def linear_cka(
+  x: Float[Array, "n p"], y: Float[Array, "n q"], counts: Bool[Array, "n"] | None = None
+) -> Float[Array, ""]:
   """Linear centred kernel alignment of two descriptions of the same n things, 0 to 1.
 
   |Y'X|^2 / (|X'X| |Y'Y|), Frobenius norms of centred columns (Kornblith et al., 2019). Turning or scaling either
   changes nothing. A description that does not vary agrees with nothing: 0.
+
+  Args:
+    counts: the things that are looked at; None: all.
   """
-  x, y = (z.astype(jnp.float32) - z.astype(jnp.float32).mean(0, keepdims=True) for z in (x, y))
+  weight = (jnp.ones(x.shape[0]) if counts is None else counts.astype(jnp.float32))[:, None]  # [n, 1]
+  x, y = (z.astype(jnp.float32) for z in (x, y))
+  x, y = (weight * (z - _mean(z, weight, (0,), keepdims=True)) for z in (x, y))
   x, y = (z / jnp.maximum(jnp.sqrt((z**2).sum()), SMALL) for z in (x, y))  # squares of small things vanish
   own = jnp.sqrt(((x.T @ x) ** 2).sum()) * jnp.sqrt(((y.T @ y) ** 2).sum())
   return ((y.T @ x) ** 2).sum() / jnp.maximum(own, SMALL)
@@ -53,12 +61,27 @@ def js(p: Float[Array, "*N h w"], q: Float[Array, "*N h w"]) -> Float[Array, "*N
 
 
 def consistency(
-  vis: Float[Array, "B T h w D"], aud: Float[Array, "B T h w D"]
+  vis: Float[Array, "B T h w D"], aud: Float[Array, "B T h w D"], present: Bool[Array, "B T"]
 ) -> dict[str, Float[Array, "B"]]:
-  """Table VII for each clip: CKA over all its cells, KL (sound from picture) and JS, means over its seconds."""
+  """Table VII for each clip: CKA over all its cells, KL (sound from picture) and JS, means over its seconds.
+
+  Seconds that are not `present` are in neither; a clip without any gets 0.
+  """
   cells = [x.reshape(x.shape[0], -1, x.shape[-1]) for x in (vis, aud)]  # [B, T*h*w, D]
+  counts = jnp.repeat(present, vis.shape[2] * vis.shape[3], axis=1)  # [B, T*h*w]
   p, q = attention(vis), attention(aud)  # [B, T, h, w]
-  return {"cka": jax.vmap(linear_cka)(*cells), "kl": kl(p, q).mean(1), "js": js(p, q).mean(1)}
+  weight = present.astype(jnp.float32)
+  means = {name: _mean(of(p, q), weight, (1,)) for name, of in (("kl", kl), ("js", js))}
+  return {"cka": jax.vmap(linear_cka)(*cells, counts), **means}
+
+
+def _mean(
+  x: Float[Array, "..."], weight: Float[Array, "..."], axes: tuple[int, ...], keepdims: bool = False
+) -> Float[Array, "..."]:
+  """The weighted mean over some axes; 0 where nothing weighs."""
+  weight = jnp.broadcast_to(weight, x.shape)
+  total = weight.sum(axes, keepdims=keepdims)
+  return (x * weight).sum(axes, keepdims=keepdims) / jnp.maximum(total, SMALL)
 
 
 def grad_cam(x: Float[Array, "*N h w D"], slope: Float[Array, "*N h w D"]) -> Float[Array, "*N h w"]:
@@ -172,26 +195,43 @@ def explained(
   return logits, taps, cams
 
 
-def gate_statistics(taps: Taps, masks: Float[Array, "B T H W"]) -> dict[str, dict[str, Array]]:
+def gate_statistics(
+  taps: Taps, masks: Float[Array, "B T H W"], present: Bool[Array, "B T"]
+) -> dict[str, dict[str, Array]]:
   """Figure 8 in numbers, {stage: {name: value}}; a stage lacks those of a selector that it has not.
 
   channel_mean; channel_spread: deviation over the channels of their mean weights (do channels differ?);
   channel_selectivity: mean over the channels of the deviation over clips and seconds (does the sound matter?);
-  spatial_inside, spatial_outside: mean weight of the cells in and out of what sounds; spatial_spread: deviation
-  over the cells of a second.
+  spatial_inside, spatial_outside: mean weight of the cells in and out of what sounds; others_inside,
+  others_outside: the same under the next clip's masks, at least two clips given; spatial_spread: deviation over the
+  cells of a second. Only seconds that are `present` count, under the next clip's masks those of both.
+
+  The others are the control: what lies in the middle of most pictures has greater weights under any clip's masks
+  where weights are greater in the middle.
   """
   found: dict[str, dict[str, Array]] = {}
+  real = present.astype(jnp.float32)
   for name, gate in taps.items():
     stage, kind = name.split("/")
     own = found.setdefault(stage, {})
     if kind == "channel":
-      flat = gate.reshape(-1, gate.shape[-1])  # [B*T, D]
-      own["channel_mean"], own["channel_spread"] = flat.mean(), flat.mean(0).std()
-      own["channel_selectivity"] = flat.std(0).mean()
+      flat, weight = gate.reshape(-1, gate.shape[-1]), real.reshape(-1, 1)  # [B*T, D], [B*T, 1]
+      mean = _mean(flat, weight, (0,))
+      own["channel_mean"], own["channel_spread"] = mean.mean(), mean.std()
+      own["channel_selectivity"] = jnp.sqrt(_mean((flat - mean[None]) ** 2, weight, (0,))).mean()
     if kind == "spatial":
       weight = gate[..., 0]  # [B, T, h, w]
       share = jax.image.resize(masks, weight.shape, "linear", antialias=True)  # of each cell that sounds
-      own["spatial_inside"] = (weight * share).sum() / jnp.maximum(share.sum(), SMALL)
-      own["spatial_outside"] = (weight * (1 - share)).sum() / jnp.maximum((1 - share).sum(), SMALL)
-      own["spatial_spread"] = weight.std((2, 3)).mean()
+      looks = {"spatial": (share, real)}
+      if len(masks) > 1:
+        looks["others"] = (next_clips(share), real * next_clips(real))
+      for whose, (part, counts) in looks.items():
+        for where, chosen in (("inside", part), ("outside", 1 - part)):
+          own[f"{whose}_{where}"] = _mean(weight, chosen * counts[..., None, None], (0, 1, 2, 3))
+      own["spatial_spread"] = _mean(weight.std((2, 3)), real, (0, 1))
   return {stage: own for stage, own in found.items() if own}
+
+
+def next_clips(x: Shaped[AnyArray, "B *rest"]) -> Shaped[AnyArray, "B *rest"]:
+  """Each clip is given what belongs to the next one, the last what belongs to the first."""
+  return x[(np.arange(len(x)) + 1) % len(x)]

@@ -51,6 +51,13 @@ def alive(program: Any) -> float:
   return most
 
 
+def largest(program: Any) -> int:
+  """Numbers in the largest array that is made anywhere inside a program (a jaxpr)."""
+  made = [int(np.prod(getattr(value.aval, "shape", ()))) for each in program.eqns for value in each.outvars]
+  inside = [largest(body) for each in program.eqns for body in _bodies(each.params)]
+  return max([*made, *inside], default=0)
+
+
 def nbytes(aval: Any) -> float:
   """Bytes of an array of this shape and type; random keys have two words."""
   shape, dtype = getattr(aval, "shape", ()), getattr(aval, "dtype", None)

@@ -25,6 +25,9 @@ class SNRP(nn.Module):
     sigmoid at the end of the channel gate's MLP (`channel_gate="linear"` is equation 1 to the letter), and its
     hidden width, with which the module has as many parameters as table X gives it.
 
+  The gates are functions of the sound alone. Of a sound whose map is zero they are the same for every picture and
+  second, and constant but for the outermost cells, where the 3 x 3 kernel of the spatial gate meets the padding.
+
   Attributes:
     width: D, channels of picture and sound.
     selectors: "both", "channel" (without the spatial feature selector) or "spatial" (without the channel's).

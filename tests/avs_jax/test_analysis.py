@@ -1,5 +1,6 @@
 """Agreement, gates and explanations against values computed by hand."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,11 +48,39 @@ def test_attention_is_the_share_of_the_channels_mean_size():
 
 def test_a_clip_agrees_with_itself():
   x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 4, 5, 6)), jnp.float32)
-  found = analysis.consistency(x, x)
+  present = jnp.ones((2, 3), bool)
+  found = analysis.consistency(x, x, present)
   np.testing.assert_allclose(found["cka"], 1, rtol=1e-5)
   np.testing.assert_allclose(found["kl"], 0, atol=1e-6)
   np.testing.assert_allclose(found["js"], 0, atol=1e-6)
-  assert float(analysis.consistency(x, x[::-1])["js"].min()) > 0.001
+  assert float(analysis.consistency(x, x[::-1], present)["js"].min()) > 0.001
+
+
+def test_absent_seconds_change_neither_agreement_nor_gates():
+  draw = np.random.default_rng(0).standard_normal
+  vis, aud = (jnp.asarray(draw((2, 3, 4, 5, 6)) + 1, jnp.float32) for _ in range(2))
+  masks = jnp.asarray(draw((2, 3, 16, 20)) > 0.5, jnp.float32)
+  gates = {"stage1/channel": nn.sigmoid(vis[:, :, :1, :1]), "stage1/spatial": nn.sigmoid(aud[..., :1])}
+  present = jnp.asarray([[True, True, True], [True, True, False]])
+
+  def pad(x, value):
+    return jnp.concatenate([x, jnp.full_like(x, value)[:, :2]], 1)
+
+  agree, look = jax.jit(analysis.consistency), jax.jit(analysis.gate_statistics)
+  agreement, statistics = agree(vis, aud, present), look(gates, masks, present)["stage1"]
+  short = agree(vis[1:, :2], aud[1:, :2], present[1:, :2])
+  for value in (0, 3):
+    padded = agree(pad(vis, value), pad(aud, value), pad(present, False))
+    taps = {name: pad(gate, 0.5) for name, gate in gates.items()}
+    longer = look(taps, pad(masks, value > 0), pad(present, False))["stage1"]
+    for name, figure in agreement.items():
+      np.testing.assert_allclose(padded[name], figure, rtol=1e-5)
+      np.testing.assert_allclose(padded[name][1:], short[name], rtol=1e-5)
+    assert set(longer) == set(statistics) and len(statistics) == 8
+    for name, figure in statistics.items():
+      np.testing.assert_allclose(longer[name], figure, rtol=1e-5)
+  whole = agree(pad(vis, 0), pad(aud, 0), jnp.ones((2, 5), bool))
+  assert float(jnp.abs(whole["cka"] / agreement["cka"] - 1).min()) > 0.1  # what absent seconds do, if counted
 
 
 def test_grad_cam_by_hand():
@@ -75,13 +104,27 @@ def test_gate_statistics_by_hand():
     "stage2/visual_before": jnp.zeros((1, 2, 1, 1, 2)),
   }
   masks = jnp.asarray([[1.0, 0.0], [1.0, 0.0]]).reshape(1, 2, 1, 2)
-  found = {name: float(value) for name, value in analysis.gate_statistics(taps, masks)["stage1"].items()}
-  assert set(analysis.gate_statistics(taps, masks)) == {"stage1"}
+  statistics = analysis.gate_statistics(taps, masks, jnp.ones((1, 2), bool))
+  found = {name: float(value) for name, value in statistics["stage1"].items()}
+  assert set(statistics) == {"stage1"}  # one clip: no other's masks
   expected = {
     "channel_mean": 0.75, "channel_spread": 0.25, "channel_selectivity": 0.25,
     "spatial_inside": 0.7, "spatial_outside": 0.3, "spatial_spread": 0.2,
   }  # fmt: skip
   assert found == pytest.approx(expected)
+
+
+def test_a_bias_to_the_middle_shows_under_other_clips_masks_too():
+  """Weights are the same for both clips; what sounds lies left in one, in the middle in the other."""
+  weight = jnp.broadcast_to(jnp.asarray([0.2, 0.8, 0.2]), (2, 1, 1, 3)).reshape(2, 1, 1, 3, 1)
+  masks = jnp.asarray([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]).reshape(2, 1, 1, 3)
+  statistics = analysis.gate_statistics({"stage1/spatial": weight}, masks, jnp.ones((2, 1), bool))["stage1"]
+  assert float(statistics["spatial_inside"]) == pytest.approx(float(statistics["others_inside"])) == 0.5
+  heard = weight.at[0, 0, 0].set(jnp.asarray([[0.8], [0.2], [0.2]]))  # each clip's own cell
+  statistics = analysis.gate_statistics({"stage1/spatial": heard}, masks, jnp.ones((2, 1), bool))["stage1"]
+  assert float(statistics["spatial_inside"]) == pytest.approx(0.8)
+  assert float(statistics["others_inside"]) == pytest.approx(0.2)
+  assert float(statistics["others_outside"]) == pytest.approx(0.5)
 
 
 def example() -> Batch:

@@ -49,6 +49,17 @@ def test_remat_lowers_what_a_gradient_keeps():
   assert alive(six(jax.checkpoint(layer)), MANY) < alive(six(layer), MANY) / 2
 
 
+def test_the_largest_array_is_found_inside_loops_and_remat():
+  @jax.checkpoint
+  def pairs(x):
+    return (x[:, None] * x[None]).sum()
+
+  few = jax.ShapeDtypeStruct((7, 10), jnp.float32)
+  assert (
+    memory.largest(jax.jit(jax.grad(lambda x: jax.lax.map(pairs, x).sum())).trace(few).jaxpr.jaxpr) == 100
+  )
+
+
 def test_sixteen_bits_take_half():
   half = jax.ShapeDtypeStruct((1000,), jnp.bfloat16)
   assert alive(lambda x: jnp.sin(jnp.cos(x)), half) == 4000

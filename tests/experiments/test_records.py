@@ -79,8 +79,9 @@ def test_a_setting_is_compared_with_the_digits_that_a_record_keeps(tmp_path):
   assert records.find(str(tmp_path), config) == kept
 
 
-# A noise study keeps what it judged of runs that another study has trained.
-TRAINED = sorted(path for path in RECORDS.glob("*/*.json") if not path.parent.name.startswith("noise_"))
+# Noise and analysis keep what they found in runs that another study has trained.
+OF_OTHERS = ("noise_", "analysis_")
+TRAINED = sorted(path for path in RECORDS.glob("*/*.json") if not path.parent.name.startswith(OF_OTHERS))
 
 
 @pytest.mark.parametrize("path", TRAINED, ids=lambda path: f"{path.parent.name}-{path.stem}")

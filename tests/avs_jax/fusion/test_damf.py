@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from avs_jax.decoders.progressive import Stage
 from avs_jax.errors import InputError
-from avs_jax.fusion.damf import CAR, DAMF, STC, Guidance, attend_in_pieces, shrink
+from avs_jax.fusion.damf import CAR, DAMF, LIMIT, STC, Guidance, attend_in_pieces, shrink
 from avs_jax.initialise import initialise
 from avs_jax.layers import attend
+from benchmarks import memory
 
 WIDTH = 4
 
@@ -167,6 +169,33 @@ def test_memory_does_not_grow_with_the_square_of_the_cells():
   slope = jax.jit(jax.grad(lambda v, a, b: jnp.square(module.apply(v, a, b)).sum()))
   used = slope.lower(params, x, x).compile().memory_analysis().temp_size_in_bytes
   assert used < 24e6
+
+
+def largest_array(module, side: int) -> int:
+  """Numbers in the largest array of a step forwards and backwards, 4 clips of 5 seconds; traced, not compiled."""
+  x = jax.ShapeDtypeStruct((4, 5, side, side, 256), jnp.float32)
+  heard = jax.ShapeDtypeStruct((4, 5, 6, 4, 256), jnp.float32) if isinstance(module, Stage) else x
+  params = jax.eval_shape(lambda a, b: module.init(jax.random.key(0), a, b), x, heard)
+
+  def total(variables, vis, aud):
+    return sum(jnp.square(stream).sum() for stream in module.apply(variables, vis, aud))
+
+  return memory.largest(jax.jit(jax.grad(total, argnums=(0, 1, 2))).trace(params, x, heard).jaxpr.jaxpr)
+
+
+@pytest.mark.parametrize("stc", [True, False])
+@pytest.mark.parametrize(("side", "stride"), [(96, 8), (48, 4)])
+@pytest.mark.parametrize("kind", [DAMF, Stage])
+def test_no_array_of_the_two_finest_stages_at_384_pixels_exceeds_the_limit(kind, side, stride, stc):
+  """Strides 4 and 8 at the default width, heads and limit: neither the maps nor any attention weights."""
+  assert 4 * 5 * side * side * 256 <= LIMIT
+  assert largest_array(kind(stc=stc, stride=stride), side) <= LIMIT
+
+
+@pytest.mark.parametrize("stc", [True, False])
+def test_all_weights_at_once_would_exceed_it(stc):
+  keys = 5 * 12 * 12 if stc else 5 * 96 * 96
+  assert largest_array(DAMF(stc=stc, stride=8, limit=2**60), 96) == 4 * 8 * 5 * 96 * 96 * keys
 
 
 def test_unknown_words_are_refused_with_the_known_ones():

@@ -76,10 +76,9 @@ def test_no_second_hears_another():
   np.testing.assert_allclose(alone, whole[:, 1:2], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("seconds", [1, 4])
-def test_silence_weighs_every_cell_alike_however_long_it_lasts_and_can_close_them_all(seconds):
-  """A map of zeros: at the start every gate is one half; biases alone decide, whatever is seen."""
-  vis, silence = normal((1, seconds, 5, 6, WIDTH)), jnp.zeros((1, seconds, 3, 2, WIDTH))
+def test_silence_opens_every_gate_by_half_at_the_start_and_can_close_them_all():
+  """A map of zeros and biases of zero; then biases alone decide, whatever is seen."""
+  vis, silence = normal((1, 2, 5, 6, WIDTH)), jnp.zeros((1, 2, 3, 2, WIDTH))
   module, variables = start(vis, silence)
   gated, heard = module.apply(variables, vis, silence)
   assert not heard.any()
@@ -88,6 +87,24 @@ def test_silence_weighs_every_cell_alike_however_long_it_lasts_and_can_close_the
   closed[("params", "channel_out", "bias")] = np.full(WIDTH, -100.0, np.float32)
   gated, _ = module.apply(traverse_util.unflatten_dict(closed), vis, silence)
   assert np.abs(gated).max() < 1e-30
+
+
+@pytest.mark.parametrize("seconds", [1, 4])
+def test_silence_has_one_gate_for_every_picture_and_second_constant_but_for_the_padding_at_the_border(
+  seconds,
+):
+  """A map of zeros under any weights."""
+  silence = jnp.zeros((1, seconds, 3, 2, WIDTH))
+  pictures = [1 + normal((1, seconds, 5, 6, WIDTH), seed) ** 2 for seed in (0, 1)]
+  module, variables = start(pictures[0], silence, scatter=0.5)
+  first, second = (np.asarray(module.apply(variables, vis, silence)[0] / vis) for vis in pictures)
+  np.testing.assert_allclose(second, first, rtol=1e-5)
+  np.testing.assert_allclose(first, np.broadcast_to(first[:, :1], first.shape), rtol=1e-5)
+  inside = first[:, :, 1:-1, 1:-1]
+  np.testing.assert_allclose(inside, np.broadcast_to(inside[:, :, :1, :1], inside.shape), rtol=1e-5)
+  border = np.ones((5, 6), bool)
+  border[1:-1, 1:-1] = False
+  assert np.abs(first[:, :, border] / inside[:, :, :1, 0] - 1).min() > 0.01
 
 
 @pytest.mark.parametrize("selectors", ["both", "channel", "spatial"])

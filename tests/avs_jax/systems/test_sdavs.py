@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from avs_jax import systems
+from avs_jax import analysis, systems
 from avs_jax.debias.contrast import Contrast
 from avs_jax.debias.guide import Guided
 from avs_jax.errors import InputError
 from avs_jax.initialise import initialise
+from avs_jax.types import Batch
+from data_pipelines.audio import log_mel
 
 SMALL = {
   "visual": "conv_pyramid",
@@ -226,6 +228,28 @@ def test_absent_seconds_of_a_semantic_clip_give_zero_and_leave_the_others_alone(
   assert not some[0, 1].any()
   np.testing.assert_allclose(some[1], whole[1], rtol=1e-5, atol=1e-6)
   assert np.isfinite(some).all() and np.abs(some[0, 0] - whole[0, 0]).max() > 0
+
+
+def test_digital_silence_has_gates_that_depend_on_neither_the_picture_nor_the_second(variables):
+  """Through the whole system: the log-mel of zeros is no map of zeros, and still the gates hear it alone."""
+  draw = np.random.default_rng(5)
+  moved = jax.tree.map(lambda x: x + 0.1 * draw.standard_normal(x.shape).astype(np.float32), variables)
+  every = np.ones((CLIPS, SECONDS), bool)
+  batch = Batch(
+    frames=frames(), log_mel=mel(), masks=np.zeros((CLIPS, SECONDS, SIDE, SIDE), np.int32), annotated=every,
+    present=every, condition=np.zeros(CLIPS, np.int32), index=np.arange(CLIPS),
+  )  # fmt: skip
+  look = jax.jit(lambda batch: analysis.traced(build(stc=False), moved, batch)[1])
+  second = log_mel(np.zeros(16_000, np.float32), 16_000)
+  silent, heard = look(batch.replace(log_mel=np.tile(second[None], (CLIPS, SECONDS, 1, 1)))), look(batch)
+  for stage in (1, 2, 3, 4):
+    for gate in ("channel", "spatial"):
+      weights = silent[f"stage{stage}/{gate}"]
+      np.testing.assert_allclose(weights, np.broadcast_to(weights[:1, :1], weights.shape), rtol=1e-5)
+      own = heard[f"stage{stage}/{gate}"]
+      assert np.abs(own[0] - own[1]).max() > 1e-4 and np.abs(own[0, 0] - own[0, 1]).max() > 1e-4
+    seen = silent[f"stage{stage}/unfiltered"]
+    assert np.abs(seen[0] - seen[1]).max() > 1e-2
 
 
 def test_wrong_settings_are_refused_by_name():
