@@ -380,14 +380,9 @@ def draw(config: Any, source: Any, seen: Mapping[str, Seen], workdir: str) -> No
     shown = {name: seen[name].probabilities[index] for name in config.eval.conditions}
     maps = {condition_of(name): each for name, each in shown.items()}
     title = f"{clip.id}, {source.title}, {config.eval.split}"
+    caption = f"{config.title or config.model.system}: {title}"
     path = os.path.join(folder, f"four_sounds_{index}")
-    visualize.four_sounds(
-      f"{path}.png",
-      clip.frames,
-      clip.masks > 0,
-      maps,
-      caption=f"{config.title or config.model.system}: {title}",
-    )
+    visualize.four_sounds(f"{path}.png", clip.frames, clip.masks > 0, maps, caption=caption)
     found = seen["positive"].evidence.get(index) if "positive" in seen else None
     if found:
       loss = config.loss
@@ -397,7 +392,7 @@ def draw(config: Any, source: Any, seen: Mapping[str, Seen], workdir: str) -> No
         clip.masks > 0,
         shown["positive"],
         evidence.Maps.of(found, loss.alignment_scale, loss.alignment_threshold),
-        caption=f"{config.title or config.model.system}: {title}",
+        caption=caption,
       )
     active = {name: each > 0.5 for name, each in shown.items()}
     np.savez_compressed(f"{path}.npz", frames=clip.frames, truth=clip.masks > 0, title=title, **active)
