@@ -39,7 +39,7 @@ def find_runs(patterns: Sequence[str]) -> dict[str, dict[int, str]]:
   """{row: {seed: work directory}}.
 
   Raises:
-    InputError: a pattern fits no run, or a folder's name ends in no seed.
+    InputError: a pattern fits no run, a folder's name ends in no seed, or two folders are one row and seed.
   """
   found: dict[str, dict[int, str]] = {}
   for pattern in patterns:
@@ -54,7 +54,11 @@ def find_runs(patterns: Sequence[str]) -> dict[str, dict[int, str]]:
       row, _, seed = os.path.basename(os.path.normpath(folder)).rpartition("-")
       if not row or not seed.isdecimal():
         raise InputError(f"{folder}: its name should end in a seed, e.g. whole-0; rename the folder.")
-      found.setdefault(row, {})[int(seed)] = folder
+      other = found.setdefault(row, {}).setdefault(int(seed), folder)
+      if os.path.realpath(other) != os.path.realpath(folder):
+        raise InputError(
+          f"--runs: {other} and {folder} are both {row} of seed {seed}; judge them apart, each with its own --name."
+        )
   return found
 
 

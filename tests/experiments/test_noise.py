@@ -56,6 +56,13 @@ def test_runs_are_found_by_row_and_seed(tmp_path):
   assert set(found) == {"whole", "without_snrp"}
 
 
+def test_two_runs_of_one_row_and_seed_are_refused_and_one_found_twice_is_not(tmp_path):
+  one, other = finished(tmp_path / "a", "whole-0"), finished(tmp_path / "b", "whole-0")
+  assert noise.find_runs([f"{tmp_path}/a/*", one, f"{one}/"]) == {"whole": {0: one}}
+  with pytest.raises(InputError, match=f"{one} and {other} are both whole of seed 0; judge them apart"):
+    noise.find_runs([f"{tmp_path}/*/whole-0"])
+
+
 def test_what_is_no_run_is_one_sentence(tmp_path):
   with pytest.raises(InputError, match="--runs=.*nothing: no run is there"):
     noise.find_runs([f"{tmp_path}/nothing"])
