@@ -26,7 +26,7 @@ from experiments.sdavs import PRINTED_NOISE
 from experiments.study import Row, Study
 from experiments.tables import said, spread
 
-KINDS = "brown,pink,white,made_babble,made_train"
+KINDS = ("brown", "pink", "white", "made_babble")  # and a train
 LEVELS = "20,10,0,-10"
 FACTOR = 0.1  # of table IX
 FIGURES = ("iou_frame", "f_max_batch20", "f_at_half", "fpr")
@@ -60,6 +60,13 @@ def find_runs(patterns: Sequence[str]) -> dict[str, dict[int, str]]:
           f"--runs: {other} and {folder} are both {row} of seed {seed}; judge them apart, each with its own --name."
         )
   return found
+
+
+def default_kinds(config: Any) -> tuple[str, ...]:
+  """`KINDS` and a train: a recording where the clips are composed of recordings, else a synthesised one."""
+  from data_pipelines import sounds
+
+  return (*KINDS, "train" if sounds.is_of_real_media(config) else "made_train")
 
 
 def judge_run(
@@ -297,14 +304,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
   add = parser.add_argument
   add("--runs", required=True, help="work directories, patterns parted by commas")
   add("--name", default="noise", help="of the folders of records and tables")
-  add("--kinds", default=KINDS, help="noises as eval.noise_mix.kind takes them, parted by commas")
+  add(
+    "--kinds",
+    default="",
+    help="noises as eval.noise_mix.kind takes them, parted by commas; default "
+    f"{','.join(KINDS)} and a train, on real media a recorded one",
+  )
   add("--snr-db", default=LEVELS, help="levels, parted by commas")
   add("--clips", type=int, default=0, help="of the test split; 0: as the run was judged")
   add("--records", default="docs/records", help="where what was judged is kept")
   add("--output", default="", help="where the table and the figure go; default docs/tables/NAME")
   add("--into", default="", help="a page that is to hold them too, e.g. docs/results.md")
   given = parser.parse_args(arguments)
-  kinds = given.kinds.split(",")
   try:
     levels = [float(level) for level in given.snr_db.split(",")]
   except ValueError:
@@ -312,12 +323,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
       f"--snr-db={given.snr_db} is not a list of numbers; write e.g. --snr-db=10,0,-10."
     ) from None
   from avs_jax.mesh import keep_compiled_programs
+  from configs import common
 
   runs = find_runs(given.runs.split(","))
+  first = next(iter(next(iter(runs.values())).values()))  # all are of the same data, or share no table
+  kinds = given.kinds.split(",") if given.kinds else default_kinds(common.from_workdir(first))
   keep_compiled_programs()
   found = sweep(runs, os.path.join(given.records, given.name), kinds, levels, given.clips)
   output = given.output or os.path.join("docs", "tables", given.name)
-  command = f"python -m experiments.noise --runs='{given.runs}' --name={given.name} --kinds={given.kinds}"
+  command = f"python -m experiments.noise --runs='{given.runs}' --name={given.name} --kinds={','.join(kinds)}"
   command += f" --snr-db={given.snr_db}" + (f" --clips={given.clips}" if given.clips else "")
   title = f"Noise in the sound: {given.name.replace('_', ' ')}"
   paths = write(output, title, found, kinds, levels, command)

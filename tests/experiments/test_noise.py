@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from avs_jax.errors import InputError
-from configs import common, tiny
+from configs import common, real_media, tiny
 from experiments import noise
 
 KINDS, LEVELS = ["brown", "made_train"], [10.0, 0.0]
@@ -54,6 +54,11 @@ def test_runs_are_found_by_row_and_seed(tmp_path):
   found = noise.find_runs([f"{tmp_path}/*"])
   assert found["whole"] == {0: f"{tmp_path}/whole-0", 1: f"{tmp_path}/whole-1"}
   assert set(found) == {"whole", "without_snrp"}
+
+
+def test_the_train_is_a_recording_where_the_clips_are_of_recordings():
+  assert noise.default_kinds(tiny.get_config())[-2:] == ("made_babble", "made_train")
+  assert noise.default_kinds(real_media.get_config())[-2:] == ("made_babble", "train")
 
 
 def test_two_runs_of_one_row_and_seed_are_refused_and_one_found_twice_is_not(tmp_path):
@@ -108,7 +113,7 @@ def test_the_page_has_the_sweep_table_nine_and_a_figure(tmp_path, judged):
   page = tmp_path / "results.md"
   page.write_text("# Results\n")
   noise.main([
-    f"--runs={tmp_path}/runs/*", "--name=study", "--kinds=brown", "--snr-db=10,0", f"--records={tmp_path}/records",
+    f"--runs={tmp_path}/runs/*", "--name=study", "--snr-db=10,0", f"--records={tmp_path}/records",
     f"--output={tmp_path}/out", f"--into={page}",
   ])  # fmt: skip
   text = (tmp_path / "out" / "noise.md").read_text()
@@ -116,6 +121,7 @@ def test_the_page_has_the_sweep_table_nine_and_a_figure(tmp_path, judged):
   assert "| without_snrp | brown | 70.0 | 50.0 | 50.0 | 0 |" in text
   assert "| AVSBench-MS3, printed | own + Brownian noise x0.1 | without_snrp | 68.8 | 76.5 |" in text
   assert "| own + brown x0.1 | whole | 79.0 ± 0.0 | 90.0 ± 0.0 | 1.0 ± 0.0 | 0, 1 |" in text
+  assert "--kinds=brown,pink,white,made_babble,made_train --snr-db=10,0\n" in text
   assert "STAND-IN DATA" in text and (tmp_path / "out" / "noise.png").stat().st_size > 5000
   assert "out/noise.png" in page.read_text()
 
