@@ -4,9 +4,10 @@
   python -m experiments.noise --runs='runs/systems_generated/*-vanilla-?' --name=noise_systems --into=docs/results.md
 
 A run is the work directory of a row and a seed, as `experiments.run` leaves it (NAME-SEED); runs of one row are put
-together. Writes what was judged into RECORDS/NAME, and there goes on where it was stopped; then one table of the
-sweep, one of SDAVS's table IX (noise added 0.1 times; printed lines above it where both its models are at hand),
-and a figure of IoU against decibels, into OUTPUT. No run is changed.
+together. Writes what was judged into RECORDS/NAME, with hardware, commit and versions of each sitting, and there goes
+on where it was stopped; then one table of the sweep, one of SDAVS's table IX (noise added 0.1 times; printed lines
+above it where both its models are at hand), one of what it was judged with, and a figure of IoU against decibels,
+into OUTPUT. No run is changed.
 """
 
 import argparse
@@ -15,16 +16,17 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from avs_jax import tables
+from avs_jax import report, tables
 from avs_jax.errors import InputError
 from experiments import page
 from experiments.records import settings
 from experiments.sdavs import PRINTED_NOISE
 from experiments.study import Row, Study
-from experiments.tables import said, spread
+from experiments.tables import runs_table, said, spread
 
 KINDS = ("brown", "pink", "white", "made_babble")  # and a train
 LEVELS = "20,10,0,-10"
@@ -137,13 +139,26 @@ def sweep(
       made_with = {"settings": settings(config), "weights": _weights(workdir)}
       path = os.path.join(folder, f"{row}-{seed}.json")
       record = _read(path, made_with)
-      record |= {"row": row, "seed": seed}
+      record |= {"row": row, "seed": seed, "split": config.eval.split}
+      before, sitting, begin = list(record["figures"]), _sitting(config), time.monotonic()
       for name in judge_run(workdir, config, kinds, levels, record):
         log.info("%s-%d under %s: iou_frame %.4f", row, seed, name, record["figures"][name]["iou_frame"])
+        if not sitting["sounds"]:
+          # Of what a record without sittings holds it is not known what it was judged with.
+          record.setdefault("sittings", [{"sounds": before}] if before else []).append(sitting)
+        sitting["sounds"].append(name)
+        sitting["wall_s"] = round(time.monotonic() - begin, 1)
         tables.save(path, json.dumps(record, indent=1) + "\n")
       found.setdefault(row, []).append(record)
       jax.clear_caches()
   return found
+
+
+def _sitting(config: Any) -> Record:
+  """What the figures of one call are judged with: what `experiments.records` keeps of a run."""
+  facts = report.complete_record({"config": config.to_dict()})
+  kept = ("config_digest", "hardware", "commit", "date", "versions")
+  return {**{name: facts[name] for name in kept}, "wall_s": 0.0, "sounds": []}
 
 
 def _weights(workdir: str) -> str:
@@ -214,6 +229,10 @@ def short(kind: str) -> str:
   return os.path.splitext(os.path.basename(kind))[0]
 
 
+def _precisions(found: Mapping[str, Sequence[Record]]) -> list[str]:
+  return sorted({record["settings"]["model.dtype"] for some in found.values() for record in some})
+
+
 def _seeds(some: Sequence[Record]) -> str:
   return ", ".join(str(record["seed"]) for record in some)
 
@@ -282,6 +301,10 @@ def write(
     f"Noise of peak 1 added {FACTOR:g} times (SDAVS, table IX):",
     "",
     *factor_table(found, kinds),
+    "",
+    f"What it was judged with ({', '.join(_precisions(found))}; minutes: all sounds of a run; –: not on record):",
+    "",
+    *runs_table(tuple(found), found),
     "",
     f"    {command}",
     "",

@@ -1,13 +1,14 @@
 """Finished runs are judged under noise once, and tables and figure are made from what was kept."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from avs_jax.errors import InputError
 from configs import common, real_media, tiny
-from experiments import noise
+from experiments import noise, records
 
 KINDS, LEVELS = ["brown", "made_train"], [10.0, 0.0]
 
@@ -107,6 +108,25 @@ def test_the_command_goes_on_where_it_stopped_and_judges_anew_what_was_trained_a
   assert len(judged) == 4
 
 
+def test_a_record_says_what_each_sitting_judged_with_what_and_makes_nothing_up(tmp_path, judged):
+  runs, folder = {"whole": {0: finished(tmp_path, "whole-0")}}, tmp_path / "records"
+  (record,) = noise.sweep(runs, str(folder), ["brown"], LEVELS, 0)["whole"]
+  (sitting,) = record["sittings"]
+  assert sitting["sounds"] == judged == list(record["figures"]) and record["split"] == "test"
+  assert {name for name in sitting if not sitting[name]} <= {"wall_s"}  # next to no time is 0.0
+  assert set(sitting) == {"config_digest", "hardware", "commit", "date", "versions", "wall_s", "sounds"}
+  kept = json.loads((folder / "whole-0.json").read_text())
+  assert kept == json.loads(json.dumps(record))
+  unsaid = {name: value for name, value in kept.items() if name != "sittings"}  # as records once were
+  (folder / "whole-0.json").write_text(json.dumps(unsaid))
+  assert noise.sweep(runs, str(folder), ["brown"], LEVELS, 0)["whole"] == [unsaid]
+  found = noise.sweep(runs, str(folder), KINDS, LEVELS, 0)
+  first, second = found["whole"][0]["sittings"]
+  assert first == {"sounds": sitting["sounds"]}
+  assert second["sounds"] == ["mixed_made_train_x0.1", "mixed_made_train_10db", "mixed_made_train_0db"]
+  assert records.find(str(tmp_path), common.from_workdir(runs["whole"][0])) is None  # it is no run's record
+
+
 def test_the_page_has_the_sweep_table_nine_and_a_figure(tmp_path, judged):
   for name in ("whole-0", "whole-1", "without_snrp-0"):
     finished(tmp_path / "runs", name)
@@ -121,15 +141,18 @@ def test_the_page_has_the_sweep_table_nine_and_a_figure(tmp_path, judged):
   assert "| without_snrp | brown | 70.0 | 50.0 | 50.0 | 0 |" in text
   assert "| AVSBench-MS3, printed | own + Brownian noise x0.1 | without_snrp | 68.8 | 76.5 |" in text
   assert "| own + brown x0.1 | whole | 79.0 ± 0.0 | 90.0 ± 0.0 | 1.0 ± 0.0 | 0, 1 |" in text
+  assert "| row | seeds | minutes a run | hardware | commit | versions |" in text
+  assert re.search(r"\| without_snrp \| 0 \| 0\.0 \| \d+ x [^|]* CPU cores \| \w+\+? \| jax [\d.]+ \|", text)
+  assert "What it was judged with (float32; minutes: all sounds of a run; –: not on record):" in text
   assert "--kinds=brown,pink,white,made_babble,made_train --snr-db=10,0\n" in text
   assert "STAND-IN DATA" in text and (tmp_path / "out" / "noise.png").stat().st_size > 5000
   assert "out/noise.png" in page.read_text()
 
 
 def test_runs_of_different_data_share_no_table(tmp_path):
-  records = {
+  found = {
     name: [{"figures": {}, "seed": 0, "data_set": name, "clips": 3, "is_stand_in": True}]
     for name in ("a", "b")
   }
   with pytest.raises(InputError, match="these are of different data"):
-    noise.write(str(tmp_path), "T", records, KINDS, LEVELS, "command")
+    noise.write(str(tmp_path), "T", found, KINDS, LEVELS, "command")
