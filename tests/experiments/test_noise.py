@@ -156,3 +156,33 @@ def test_runs_of_different_data_share_no_table(tmp_path):
   }
   with pytest.raises(InputError, match="these are of different data"):
     noise.write(str(tmp_path), "T", found, KINDS, LEVELS, "command")
+
+
+@pytest.mark.slow
+def test_a_run_gets_its_own_scoreboards_figures_under_the_clean_sound(tmp_path, monkeypatch):
+  import jax
+  import numpy as np
+
+  from avs_jax import evaluate
+  from avs_jax.initialise import initialise
+  from avs_jax.model import build_model, example_inputs
+
+  config = tiny.get_config()
+  with config.unlocked():
+    config.data.seconds, config.data.clips.test, config.model.width, config.eval.batch = 2, 3, 8, 2
+  rng = np.random.default_rng(0)
+  variables = initialise(build_model(config), *example_inputs(config), seed=0)
+  # Far from where training begins: there every pixel is off, whatever is heard.
+  variables = jax.tree.map(lambda x: x + rng.normal(0, 0.3, x.shape).astype(x.dtype), variables)
+  monkeypatch.setattr(evaluate, "weights_to_judge", lambda config, model, workdir: variables)
+  workdir = str(tmp_path / "prior-0")
+  evaluate.evaluate(config, workdir)
+  Path(workdir, "config.json").write_text(config.to_json_best_effort())
+  board = json.loads(Path(workdir, "scoreboard.json").read_text())
+  (record,) = noise.sweep({"prior": {0: workdir}}, str(tmp_path / "records"), ["white"], [0.0], 0)["prior"]
+  assert list(record["figures"]) == ["positive", "mixed_white_x0.1", "mixed_white_0db"]
+  assert record["figures"]["positive"] == {name: board["positive"][name] for name in noise.FIGURES}
+  assert 0.05 < board["positive"]["iou_frame"] < 0.95
+  assert record["figures"]["mixed_white_0db"] != record["figures"]["positive"]
+  for name in ("data_set", "is_stand_in", "split", "clips"):
+    assert record[name] == board["record"][name], name
