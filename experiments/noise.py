@@ -229,6 +229,18 @@ def short(kind: str) -> str:
   return os.path.splitext(os.path.basename(kind))[0]
 
 
+def _scope(found: Mapping[str, Sequence[Record]], kinds: Sequence[str], levels: Sequence[float]) -> str:
+  """What was swept, and what of the default kinds and levels was not."""
+  left_out = [kind.replace("_", " ") for kind in KINDS if kind not in kinds]
+  left_out += [f"{level} dB" for level in LEVELS.split(",") if float(level) not in levels]
+  seeds = sorted({record["seed"] for some in found.values() for record in some})
+  said_kinds = ", ".join(short(kind).replace("_", " ") for kind in kinds)
+  return (
+    f"Swept: {', '.join(found)}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}, under {said_kinds} at"
+    f" {', '.join(f'{level:g}' for level in levels)} dB{'; not swept: ' if left_out else ''}{', '.join(left_out)}."
+  )
+
+
 def _precisions(found: Mapping[str, Sequence[Record]]) -> list[str]:
   return sorted({record["settings"]["model.dtype"] for some in found.values() for record in some})
 
@@ -295,6 +307,8 @@ def write(
     f"The clips' own sounds under noise over their whole length, {sets[0][1]} clips of {sets[0][0]}"
     f"{' (STAND-IN DATA)' if stand_in else ''}; the right mask stays that of the own sound, so high is good. iou_frame"
     " and f_max_batch20 in per cent; mean ± standard deviation (n - 1) over the seeds.",
+    "",
+    _scope(found, kinds, levels),
     "",
     *sweep_table(found, kinds, levels),
     "",

@@ -144,6 +144,11 @@ def test_the_page_has_the_sweep_table_nine_and_a_figure(tmp_path, judged):
   assert "| row | seeds | minutes a run | hardware | commit | versions |" in text
   assert re.search(r"\| without_snrp \| 0 \| 0\.0 \| \d+ x [^|]* CPU cores \| \w+\+? \| jax [\d.]+ \|", text)
   assert "What it was judged with (float32; minutes: all sounds of a run; –: not on record):" in text
+  assert (
+    "Swept: whole, without_snrp, seeds 0, 1, under brown, pink, white, made babble, made train at 10, 0 dB"
+    in text
+  )
+  assert "dB; not swept: 20 dB, -10 dB.\n" in text
   assert "--kinds=brown,pink,white,made_babble,made_train --snr-db=10,0\n" in text
   assert "STAND-IN DATA" in text and (tmp_path / "out" / "noise.png").stat().st_size > 5000
   assert "out/noise.png" in page.read_text()
