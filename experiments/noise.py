@@ -23,10 +23,10 @@ from typing import Any
 from avs_jax import report, tables
 from avs_jax.errors import InputError
 from experiments import page
-from experiments.records import settings
+from experiments.records import runs_table, settings
 from experiments.sdavs import PRINTED_NOISE
 from experiments.study import Row, Study
-from experiments.tables import runs_table, said, spread
+from experiments.tables import said, spread
 
 KINDS = ("brown", "pink", "white", "made_babble")  # and a train
 LEVELS = "20,10,0,-10"

@@ -7,6 +7,7 @@ from typing import Any
 from avs_jax import frontier, report, tables
 from avs_jax.errors import InputError
 from experiments.paper_rows import PaperRow
+from experiments.records import runs_table
 from experiments.study import Line, Study, Table
 
 Records = Mapping[str, Sequence[Mapping[str, Any]]]  # row -> its records, one a seed
@@ -358,31 +359,3 @@ def write_summary(folder: str, study: Study, records: Records, command: str) -> 
   names = [row.name for row in study.rows]
   text = [f"# {study.title}", "", *runs_table(names, records), "", f"    {command}", ""]
   return tables.save(os.path.join(folder, "runs.md"), "\n".join(text))
-
-
-def runs_table(names: Sequence[str], records: Records) -> list[str]:
-  """What was run, on what, for how long: a line a row; "–" stands for what a record does not say.
-
-  A record made in several sittings holds them, each with its own facts (`experiments.noise`).
-  """
-  header = ["row", "seeds", "minutes a run", "hardware", "commit", "versions"]
-  rows = []
-  for name in names:
-    sittings = [record.get("sittings", [record]) for record in records.get(name, ())]
-    every = [each for some in sittings for each in some]
-    facts = [sorted({each.get(key) or "–" for each in every}) for key in ("hardware", "commit")]
-    versions = sorted({f"jax {each['versions']['jax']}" if each.get("versions") else "–" for each in every})
-    minutes = [_minutes(some) for some in sittings]
-    rows.append([
-      name,
-      ", ".join(str(record["seed"]) for record in records.get(name, ())) or "not run",
-      "–" if None in minutes else tables.spread(minutes, 1),
-      *("; ".join(each) or "–" for each in (*facts, versions)),
-    ])  # fmt: skip
-  return tables.markdown(header, rows, 2)
-
-
-def _minutes(sittings: Sequence[Mapping[str, Any]]) -> float | None:
-  """What they took together; None where one does not say."""
-  seconds = [each.get("wall_s") for each in sittings]
-  return None if None in seconds else sum(seconds) / 60

@@ -171,21 +171,3 @@ def test_refused_seconds_are_told_from_bad_outlines(made):
   records[0]["figures"]["positive"]["iou_frame"] = 0.7  # some of its seconds show nothing that sounds
   found = dict(zip(header, tables.build(table, {"prior": records[:1]})[1][0], strict=True))
   assert found["iou_frame of the others"] == "–"
-
-
-def test_what_was_run_on_what_is_told_of_every_sitting_and_nothing_is_made_up():
-  facts = {"hardware": "1 x cpu", "commit": "abc", "versions": {"jax": "1.2"}, "wall_s": 90.0}
-  later = {**facts, "commit": "def", "wall_s": 30.0}
-  records = {
-    "plain": [{"seed": 0, **facts}, {"seed": 1, **later}],
-    "sat": [{"seed": 0, "sittings": [facts, later]}],
-    "resumed": [{"seed": 0, "sittings": [{"sounds": ["positive"]}, later]}, {"seed": 1, **later}],
-    "old": [{"seed": 2}],
-  }
-  assert tables.runs_table((*records, "absent"), records)[2:] == [
-    "| plain | 0, 1 | 1.0 ± 0.7 | 1 x cpu | abc; def | jax 1.2 |",
-    "| sat | 0 | 2.0 | 1 x cpu | abc; def | jax 1.2 |",
-    "| resumed | 0, 1 | – | 1 x cpu; – | def; – | jax 1.2; – |",
-    "| old | 2 | – | – | – | – |",
-    "| absent | not run | – | – | – | – |",
-  ]
