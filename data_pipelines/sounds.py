@@ -10,7 +10,8 @@ sound is one recording given to every clip, of something that no training clip h
 `eval.noise_mix` adds rows for the clips' own sounds under noise, mixed_<kind>_<amount>: its `kind`s (white, pink,
 brown ..., made_babble, made_train, or whatever `eval.unseen` takes: "train" is a recording of the real media) at
 each of its `snr_db`, over the whole clip; without `snr_db` the noise, its peak 1, is added `factor` times, as SDAVS
-does with 0.1. The right mask is that of the clip's own sound.
+does with 0.1. Of a recording each clip gets a stretch of its own; a shorter one is repeated. The right mask is that of
+the clip's own sound.
 
 `eval.negative_audio="published"` takes noise and off-screen sounds from the folders that the Robust paper's
 authors publish beside `audio_wav`, in its own layout: `audio_wav_noise` and `audio_wav_misaligned`. "any" draws them
@@ -81,7 +82,8 @@ class Mixed:
 
   Attributes:
     snr_db: over the whole clip; None adds `factor` times the noise, its peak brought to 1.
-    recording: taken for the noise where it is no kind that is made here.
+    recording: taken for the noise where it is no kind that is made here; of any length. Each clip gets a random
+      stretch; a recording no longer than the clip is repeated from a random moment on.
   """
 
   source: Any
@@ -94,7 +96,7 @@ class Mixed:
     own = self.source.sound(index)
     rng = np.random.default_rng([zlib.crc32(self.kind.encode()), index])
     if self.recording is not None:
-      noise = noising.crop_noise(rng, self.recording, len(own))
+      noise = noising.crop_noise(rng, _from_anywhere(rng, self.recording, len(own)), len(own))
     elif self.kind in noising.MADE:
       noise = noising.MADE[self.kind](rng, len(own))
     else:
@@ -102,6 +104,13 @@ class Mixed:
     if self.snr_db is not None:
       return noising.mix(own, noise, self.snr_db)
     return (own + self.factor * noise / max(float(np.abs(noise).max()), 1e-9)).astype(np.float32)
+
+
+def _from_anywhere(rng: np.random.Generator, recording: np.ndarray, samples: int) -> np.ndarray:
+  """The recording, turned round to begin at a random moment if it is no longer than `samples`."""
+  if len(recording) > samples:
+    return recording
+  return np.roll(recording, -int(rng.integers(len(recording))))
 
 
 def mixed(config: Any, source: Source, name: str) -> Mixed:
@@ -114,7 +123,7 @@ def mixed(config: Any, source: Source, name: str) -> Mixed:
   recording = None
   if kind not in (*noising.COLOURS, *noising.MADE):
     try:
-      recording = unseen_sound(config, kind)
+      recording = whole_recording(config, kind)
     except InputError as error:
       known = ", ".join((*noising.COLOURS, *noising.MADE))
       raise InputError(
@@ -134,24 +143,43 @@ def unseen_sound(config: Any, name: str) -> np.ndarray:
   Raises:
     InputError: there is no such sound for this data.
   """
-  seconds = config.data.seconds
+  seconds, recording = config.data.seconds, whole_recording(config, name)
+  if is_of_real_media(config) and not name.endswith(".wav"):
+    from data_pipelines import compose
+
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    return compose.compose_sound(rng, [recording], np.ones((seconds, 1), bool))
+  recording = recording[: seconds * SAMPLE_RATE_HZ]
+  return np.pad(recording, (0, seconds * SAMPLE_RATE_HZ - len(recording)))
+
+
+def whole_recording(config: Any, name: str) -> np.ndarray:
+  """float32 [S]: the same sound as it was recorded, at its own length; one that is made here is as long as a clip.
+
+  Raises:
+    InputError: there is no such sound for this data.
+  """
   if name.endswith(".wav"):
     if not os.path.isfile(name):
       raise InputError(f"eval.unseen: {name} is not there; give the path of a .wav file.")
-    wave = read_wav(name)[: seconds * SAMPLE_RATE_HZ]
-    return np.pad(wave, (0, seconds * SAMPLE_RATE_HZ - len(wave)))
-  if not config.data.root and config.data.stand_in == "real_media":
-    return _recorded(name, seconds, config.data.media_cache)
+    return read_wav(name)
+  if is_of_real_media(config):
+    return _recorded(name, config.data.media_cache)
   if name not in UNSEEN:
     raise InputError(
       f"eval.unseen: {name!r} is no sound here; choose from {', '.join(UNSEEN)}, or give a .wav file."
     )
-  return synthesize_unseen(name, seconds)
+  return synthesize_unseen(name, config.data.seconds)
 
 
-def _recorded(name: str, seconds: int, cache: str) -> np.ndarray:
+def is_of_real_media(config: Any) -> bool:
+  """Whether the clips are composed of recordings, so that the media bank lends unseen sounds and noise."""
+  return not config.data.root and config.data.stand_in == "real_media"
+
+
+def _recorded(name: str, cache: str) -> np.ndarray:
   """A recording of the media bank of what no training clip of the real-media stand-in holds."""
-  from data_pipelines import compose, media_packages
+  from data_pipelines import media_packages
   from data_pipelines.media_bank import load_bank
   from data_pipelines.real_media import DEFAULT_CLASSES
 
@@ -167,8 +195,7 @@ def _recorded(name: str, seconds: int, cache: str) -> np.ndarray:
     raise InputError(
       f"eval.unseen: {name!r} is no sound here; choose from {', '.join([*others, *NO_CLASS])}, or a .wav file."
     )
-  rng = np.random.default_rng(zlib.crc32(name.encode()))
-  return compose.compose_sound(rng, [found[0].array], np.ones((seconds, 1), bool))
+  return found[0].array
 
 
 def published(config: Any, source: Source, name: str) -> Callable[[int], np.ndarray | Recorded] | None:

@@ -4,9 +4,10 @@
   python -m experiments.noise --runs='runs/systems_generated/*-vanilla-?' --name=noise_systems --into=docs/results.md
 
 A run is the work directory of a row and a seed, as `experiments.run` leaves it (NAME-SEED); runs of one row are put
-together. Writes what was judged into RECORDS/NAME, and there goes on where it was stopped; then one table of the
-sweep, one of SDAVS's table IX (noise added 0.1 times; printed lines above it where both its models are at hand),
-and a figure of IoU against decibels, into OUTPUT. No run is changed.
+together. Writes what was judged into RECORDS/NAME, with hardware, commit and versions of each sitting, and there goes
+on where it was stopped; then one table of the sweep, one of SDAVS's table IX (noise added 0.1 times; printed lines
+above it where both its models are at hand), one of what it was judged with, and a figure of IoU against decibels,
+into OUTPUT. No run is changed.
 """
 
 import argparse
@@ -15,18 +16,19 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from avs_jax import tables
+from avs_jax import report, tables
 from avs_jax.errors import InputError
 from experiments import page
-from experiments.records import settings
+from experiments.records import runs_table, settings
 from experiments.sdavs import PRINTED_NOISE
 from experiments.study import Row, Study
 from experiments.tables import said, spread
 
-KINDS = "brown,pink,white,made_babble,made_train"
+KINDS = ("brown", "pink", "white", "made_babble")  # and a train
 LEVELS = "20,10,0,-10"
 FACTOR = 0.1  # of table IX
 FIGURES = ("iou_frame", "f_max_batch20", "f_at_half", "fpr")
@@ -39,7 +41,7 @@ def find_runs(patterns: Sequence[str]) -> dict[str, dict[int, str]]:
   """{row: {seed: work directory}}.
 
   Raises:
-    InputError: a pattern fits no run, or a folder's name ends in no seed.
+    InputError: a pattern fits no run, a folder's name ends in no seed, or two folders are one row and seed.
   """
   found: dict[str, dict[int, str]] = {}
   for pattern in patterns:
@@ -54,8 +56,19 @@ def find_runs(patterns: Sequence[str]) -> dict[str, dict[int, str]]:
       row, _, seed = os.path.basename(os.path.normpath(folder)).rpartition("-")
       if not row or not seed.isdecimal():
         raise InputError(f"{folder}: its name should end in a seed, e.g. whole-0; rename the folder.")
-      found.setdefault(row, {})[int(seed)] = folder
+      other = found.setdefault(row, {}).setdefault(int(seed), folder)
+      if os.path.realpath(other) != os.path.realpath(folder):
+        raise InputError(
+          f"--runs: {other} and {folder} are both {row} of seed {seed}; judge them apart, each with its own --name."
+        )
   return found
+
+
+def default_kinds(config: Any) -> tuple[str, ...]:
+  """`KINDS` and a train: a recording where the clips are composed of recordings, else a synthesised one."""
+  from data_pipelines import sounds
+
+  return (*KINDS, "train" if sounds.is_of_real_media(config) else "made_train")
 
 
 def judge_run(
@@ -126,13 +139,26 @@ def sweep(
       made_with = {"settings": settings(config), "weights": _weights(workdir)}
       path = os.path.join(folder, f"{row}-{seed}.json")
       record = _read(path, made_with)
-      record |= {"row": row, "seed": seed}
+      record |= {"row": row, "seed": seed, "split": config.eval.split}
+      before, sitting, begin = list(record["figures"]), _sitting(config), time.monotonic()
       for name in judge_run(workdir, config, kinds, levels, record):
         log.info("%s-%d under %s: iou_frame %.4f", row, seed, name, record["figures"][name]["iou_frame"])
+        if not sitting["sounds"]:
+          # Of what a record without sittings holds it is not known what it was judged with.
+          record.setdefault("sittings", [{"sounds": before}] if before else []).append(sitting)
+        sitting["sounds"].append(name)
+        sitting["wall_s"] = round(time.monotonic() - begin, 1)
         tables.save(path, json.dumps(record, indent=1) + "\n")
       found.setdefault(row, []).append(record)
       jax.clear_caches()
   return found
+
+
+def _sitting(config: Any) -> Record:
+  """What the figures of one call are judged with: what `experiments.records` keeps of a run."""
+  facts = report.complete_record({"config": config.to_dict()})
+  kept = ("config_digest", "hardware", "commit", "date", "versions")
+  return {**{name: facts[name] for name in kept}, "wall_s": 0.0, "sounds": []}
 
 
 def _weights(workdir: str) -> str:
@@ -203,6 +229,22 @@ def short(kind: str) -> str:
   return os.path.splitext(os.path.basename(kind))[0]
 
 
+def _scope(found: Mapping[str, Sequence[Record]], kinds: Sequence[str], levels: Sequence[float]) -> str:
+  """What was swept, and what of the default kinds and levels was not."""
+  left_out = [kind.replace("_", " ") for kind in KINDS if kind not in kinds]
+  left_out += [f"{level} dB" for level in LEVELS.split(",") if float(level) not in levels]
+  seeds = sorted({record["seed"] for some in found.values() for record in some})
+  said_kinds = ", ".join(short(kind).replace("_", " ") for kind in kinds)
+  return (
+    f"Swept: {', '.join(found)}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}, under {said_kinds} at"
+    f" {', '.join(f'{level:g}' for level in levels)} dB{'; not swept: ' if left_out else ''}{', '.join(left_out)}."
+  )
+
+
+def _precisions(found: Mapping[str, Sequence[Record]]) -> list[str]:
+  return sorted({record["settings"]["model.dtype"] for some in found.values() for record in some})
+
+
 def _seeds(some: Sequence[Record]) -> str:
   return ", ".join(str(record["seed"]) for record in some)
 
@@ -266,11 +308,17 @@ def write(
     f"{' (STAND-IN DATA)' if stand_in else ''}; the right mask stays that of the own sound, so high is good. iou_frame"
     " and f_max_batch20 in per cent; mean ± standard deviation (n - 1) over the seeds.",
     "",
+    _scope(found, kinds, levels),
+    "",
     *sweep_table(found, kinds, levels),
     "",
     f"Noise of peak 1 added {FACTOR:g} times (SDAVS, table IX):",
     "",
     *factor_table(found, kinds),
+    "",
+    f"What it was judged with ({', '.join(_precisions(found))}; minutes: all sounds of a run; –: not on record):",
+    "",
+    *runs_table(tuple(found), found),
     "",
     f"    {command}",
     "",
@@ -293,14 +341,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
   add = parser.add_argument
   add("--runs", required=True, help="work directories, patterns parted by commas")
   add("--name", default="noise", help="of the folders of records and tables")
-  add("--kinds", default=KINDS, help="noises as eval.noise_mix.kind takes them, parted by commas")
+  add(
+    "--kinds",
+    default="",
+    help="noises as eval.noise_mix.kind takes them, parted by commas; default "
+    f"{','.join(KINDS)} and a train, on real media a recorded one",
+  )
   add("--snr-db", default=LEVELS, help="levels, parted by commas")
   add("--clips", type=int, default=0, help="of the test split; 0: as the run was judged")
   add("--records", default="docs/records", help="where what was judged is kept")
   add("--output", default="", help="where the table and the figure go; default docs/tables/NAME")
   add("--into", default="", help="a page that is to hold them too, e.g. docs/results.md")
   given = parser.parse_args(arguments)
-  kinds = given.kinds.split(",")
   try:
     levels = [float(level) for level in given.snr_db.split(",")]
   except ValueError:
@@ -308,12 +360,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
       f"--snr-db={given.snr_db} is not a list of numbers; write e.g. --snr-db=10,0,-10."
     ) from None
   from avs_jax.mesh import keep_compiled_programs
+  from configs import common
 
   runs = find_runs(given.runs.split(","))
+  first = next(iter(next(iter(runs.values())).values()))  # all are of the same data, or share no table
+  kinds = given.kinds.split(",") if given.kinds else default_kinds(common.from_workdir(first))
   keep_compiled_programs()
   found = sweep(runs, os.path.join(given.records, given.name), kinds, levels, given.clips)
   output = given.output or os.path.join("docs", "tables", given.name)
-  command = f"python -m experiments.noise --runs='{given.runs}' --name={given.name} --kinds={given.kinds}"
+  command = f"python -m experiments.noise --runs='{given.runs}' --name={given.name} --kinds={','.join(kinds)}"
   command += f" --snr-db={given.snr_db}" + (f" --clips={given.clips}" if given.clips else "")
   title = f"Noise in the sound: {given.name.replace('_', ' ')}"
   paths = write(output, title, found, kinds, levels, command)

@@ -10,7 +10,7 @@ import glob
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -199,3 +199,31 @@ def read_all(folder: str, study: Any) -> dict[str, list[dict[str, Any]]]:
   for some in found.values():
     some.sort(key=lambda record: record["seed"])
   return {row.name: found[row.name] for row in study.rows if row.name in found}
+
+
+def runs_table(names: Sequence[str], records: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+  """What was run, on what, for how long: a line a row; "–" stands for what a record does not say.
+
+  A record made in several sittings holds them, each with its own facts (`experiments.noise`).
+  """
+  header = ["row", "seeds", "minutes a run", "hardware", "commit", "versions"]
+  rows = []
+  for name in names:
+    sittings = [record.get("sittings", [record]) for record in records.get(name, ())]
+    every = [each for some in sittings for each in some]
+    facts = [sorted({each.get(key) or "–" for each in every}) for key in ("hardware", "commit")]
+    versions = sorted({f"jax {each['versions']['jax']}" if each.get("versions") else "–" for each in every})
+    minutes = [_minutes(some) for some in sittings]
+    rows.append([
+      name,
+      ", ".join(str(record["seed"]) for record in records.get(name, ())) or "not run",
+      "–" if None in minutes else tables.spread(minutes, 1),
+      *("; ".join(each) or "–" for each in (*facts, versions)),
+    ])  # fmt: skip
+  return tables.markdown(header, rows, 2)
+
+
+def _minutes(sittings: Sequence[Mapping[str, Any]]) -> float | None:
+  """What they took together; None where one does not say."""
+  seconds = [each.get("wall_s") for each in sittings]
+  return None if None in seconds else sum(seconds) / 60

@@ -7,6 +7,8 @@
 
 Every row is the whole model with one setting changed (`ROWS`). On stand-ins the decoder is 32 wide with 4 heads,
 and all rows share one warm-up; on AVSBench the recipe is the paper's. Positive pairs only, as in the paper.
+Table IX's train is a recording on real media. Elsewhere it is synthesised ("made train"); on AVSBench give a recording:
+  --set='{"eval": {"noise_mix": {"kind": ["brown", "moving_train.wav"]}}}'
 The last table says of each of the paper's conclusions whether every seed agrees with it.
 """
 

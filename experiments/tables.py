@@ -7,6 +7,7 @@ from typing import Any
 from avs_jax import frontier, report, tables
 from avs_jax.errors import InputError
 from experiments.paper_rows import PaperRow
+from experiments.records import runs_table
 from experiments.study import Line, Study, Table
 
 Records = Mapping[str, Sequence[Mapping[str, Any]]]  # row -> its records, one a seed
@@ -374,17 +375,6 @@ def write_summary(folder: str, study: Study, records: Records, command: str) -> 
   }
   if boards:
     report.compare(folder, boards, show=False)
-  header = ["row", "seeds", "minutes a run", "hardware", "commit", "versions"]
-  rows = []
-  for row in study.rows:
-    some = records.get(row.name, ())
-    facts = [sorted({str(record[key]) for record in some}) for key in ("hardware", "commit")]
-    versions = sorted({f"jax {(record['versions'] or {}).get('jax')}" for record in some})
-    rows.append([
-      row.name,
-      ", ".join(str(record["seed"]) for record in some) or "not run",
-      tables.spread([record["wall_s"] / 60 for record in some], 1),
-      *("; ".join(each) or "–" for each in (*facts, versions)),
-    ])  # fmt: skip
-  text = [f"# {study.title}", "", *tables.markdown(header, rows, 2), "", f"    {command}", ""]
+  names = [row.name for row in study.rows]
+  text = [f"# {study.title}", "", *runs_table(names, records), "", f"    {command}", ""]
   return tables.save(os.path.join(folder, "runs.md"), "\n".join(text))

@@ -219,6 +219,7 @@ def test_real_media_lend_recordings_of_what_training_leaves_out(config, monkeypa
     wave = sounds.unseen_sound(config, name)
     assert wave.shape == (80_000,) and np.abs(wave).max() > 0.05
     np.testing.assert_array_equal(wave, sounds.unseen_sound(config, name))
+  np.testing.assert_array_equal(sounds.whole_recording(config, "owl"), items[0].array)
   assert "dog" in DEFAULT_CLASSES
   with pytest.raises(InputError, match="'dog' is heard in training"):
     sounds.unseen_sound(config, "dog")
@@ -257,6 +258,33 @@ def test_without_decibels_a_tenth_of_the_noise_is_added(config, tmp_path):
   for name in sounds.names(config)[-2:]:
     noise = sounds.mixed(config, source, name)(0) - source.sound(0)
     assert np.abs(noise).max() == pytest.approx(0.1, abs=1e-5)
+
+
+def own_and_noise(config, row: str, clips: int) -> list[np.ndarray]:
+  """What a row of the noise mix adds to each clip."""
+  source = sources.build(config, "test")
+  make = sounds.mixed(config, source, row)
+  return [make(clip) - source.sound(clip) for clip in range(clips)]
+
+
+@pytest.mark.parametrize("seconds", [2, 5, 30])
+def test_a_recording_of_any_length_is_noise_in_every_second_and_each_clip_gets_its_own_stretch(
+  config, tmp_path, seconds
+):
+  path = str(tmp_path / "passing.wav")
+  wave = 0.1 * np.random.default_rng(0).standard_normal(seconds * 16_000)
+  audio.write_wav(path, wave.clip(-1, 1).astype(np.float32))
+  with config.unlocked():
+    config.eval.noise_mix = {"kind": (path,), "snr_db": (0.0,), "factor": 0.1}
+  first, second = own_and_noise(config, "mixed_passing_0db", 2)
+  for noise in (first, second):
+    level = np.sqrt(np.mean(np.square(noise.reshape(5, -1)), axis=1))
+    assert level.min() > 0.9 * level.max()
+  assert abs(np.corrcoef(first, second)[0, 1]) < 0.1
+  if seconds == 2:
+    np.testing.assert_allclose(first[32_000:64_000], first[:32_000], atol=1e-6)
+  for before, after in zip((first, second), own_and_noise(config, "mixed_passing_0db", 2), strict=True):
+    np.testing.assert_array_equal(before, after)
 
 
 def test_noises_that_are_not_there_and_settings_that_add_none_are_one_sentence(config):

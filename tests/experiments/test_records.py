@@ -79,6 +79,24 @@ def test_a_setting_is_compared_with_the_digits_that_a_record_keeps(tmp_path):
   assert records.find(str(tmp_path), config) == kept
 
 
+def test_what_was_run_on_what_is_told_of_every_sitting_and_nothing_is_made_up():
+  facts = {"hardware": "1 x cpu", "commit": "abc", "versions": {"jax": "1.2"}, "wall_s": 90.0}
+  later = {**facts, "commit": "def", "wall_s": 30.0}
+  found = {
+    "plain": [{"seed": 0, **facts}, {"seed": 1, **later}],
+    "sat": [{"seed": 0, "sittings": [facts, later]}],
+    "resumed": [{"seed": 0, "sittings": [{"sounds": ["positive"]}, later]}, {"seed": 1, **later}],
+    "old": [{"seed": 2}],
+  }
+  assert records.runs_table((*found, "absent"), found)[2:] == [
+    "| plain | 0, 1 | 1.0 ± 0.7 | 1 x cpu | abc; def | jax 1.2 |",
+    "| sat | 0 | 2.0 | 1 x cpu | abc; def | jax 1.2 |",
+    "| resumed | 0, 1 | – | 1 x cpu; – | def; – | jax 1.2; – |",
+    "| old | 2 | – | – | – | – |",
+    "| absent | not run | – | – | – | – |",
+  ]
+
+
 # Noise and analysis keep what they found in runs that another study has trained.
 OF_OTHERS = ("noise_", "analysis_")
 TRAINED = sorted(path for path in RECORDS.glob("*/*.json") if not path.parent.name.startswith(OF_OTHERS))

@@ -18,6 +18,13 @@ def test_every_row_differs_from_the_whole_model_in_one_setting(arg):
     assert len({key for key in whole["model"] if whole["model"][key] != own["model"][key]}) == 1, name
 
 
+@pytest.mark.parametrize("arg", sdavs.DATA)
+def test_the_train_of_table_nine_is_recorded_where_there_is_a_recording(arg):
+  config = study.configure(sdavs.get_study(arg).row("whole"), 0)
+  assert ("train" in config.eval.noise_mix.kind) == arg.startswith("real_media")
+  assert ("made_train" in config.eval.noise_mix.kind) != arg.startswith("real_media")
+
+
 def test_printed_lines_are_the_papers_and_every_row_has_one():
   assert set(sdavs.PRINTED) == set(sdavs.ROWS)
   tables = {table.name: table for table in sdavs.tables("MS3")}
