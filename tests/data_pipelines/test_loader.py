@@ -260,9 +260,12 @@ def test_copies_in_other_processes_count_together_and_leave_no_file():
 
 @pytest.mark.slow
 def test_worker_processes_do_not_replace_one_percent_each():
-  order = [int(train_batches(small(), batch=1, seed=0)[k]["index"][0]) for k in range(2)]
+  first, second = (int(train_batches(small(), batch=1, seed=1)[k]["index"][0]) for k in range(2))
+  assert (
+    abs(first - second) > 1
+  )  # or the one would be replaced by the other, which a worker alone would notice
   with (
-    iterate(train_batches(Broken(*order), batch=1, seed=0), threads=1, workers=2) as running,
+    iterate(train_batches(Broken(first, second), batch=1, seed=1), threads=1, workers=2) as running,
     pytest.raises(InputError, match="2 of 12 clips cannot be read"),
   ):
     for _ in range(4):  # the first batch is one worker's, the second the other's
