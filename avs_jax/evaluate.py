@@ -237,20 +237,18 @@ def evaluate(config: Any, workdir: str, weights: str = "") -> dict[str, Any]:
   Returns: {condition: figures}, and "global" with the G figures.
 
   Raises:
-    InputError: no checkpoint, weights of another model, a broken clip (evaluation never skips one silently), or a
-      config with variants, whose runs `variants.evaluate_all` judges.
+    InputError: no checkpoint, weights of another model, a broken clip (none is skipped), or a config with variants.
   """
   from avs_jax.export import check_weights
   from avs_jax.model import build_model
   from data_pipelines import sounds, sources
 
-  if not weights:
-    settings.refuse_variants(config, "evaluate_all")
-  model = build_model(config)
   if weights:
     refuse_run(workdir, f"the scoreboard of {weights}")
-    variables = weights_of_file(config, weights)
+    model, variables = build_model(config), weights_of_file(config, weights)
   else:
+    settings.refuse_variants(config, "evaluate_all")
+    model = build_model(config)
     variables = weights_to_judge(config, model, workdir)
     tell_other_settings(config, workdir)
   check_weights(config, model, variables, weights or workdir)
@@ -258,8 +256,7 @@ def evaluate(config: Any, workdir: str, weights: str = "") -> dict[str, Any]:
   sounds.check_evaluation(config, source)
   os.makedirs(workdir, exist_ok=True)
   mesh = meshes.make_mesh(config.eval.batch)
-  under = ", ".join(sounds.names(config))
-  log.info("evaluating %d clips of %s under %s", len(source), source.title, under)
+  log.info("evaluating %d clips of %s under %s", len(source), source.title, ", ".join(sounds.names(config)))
   seen = four_sounds(config, model, variables, source, mesh, workdir)
   results = {name: each.figures for name, each in seen.items()}
   if "positive" in seen:
