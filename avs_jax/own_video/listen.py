@@ -241,6 +241,7 @@ def read_masks(
   Raises:
     InputError: no folder of a sound, no own sound, or a second without a mask.
   """
+  from avs_jax.mask_pictures import read_probabilities
   from avs_jax.score import find_conditions
   from data_pipelines import transforms, video
 
@@ -253,8 +254,7 @@ def read_masks(
 
   @functools.lru_cache(maxsize=8)
   def read(path: str) -> np.ndarray:
-    grey = np.asarray(transforms.read_image(path).convert("L"), np.float32) / 255
-    return transforms.resize_mask(grey, footage.size) > threshold
+    return transforms.resize_mask(read_probabilities(path), footage.size) > threshold
 
   for k, second in enumerate(video.seconds(footage, start=start, end=end, fit=lambda _: None)):
     masks = {}

@@ -84,13 +84,16 @@ def test_the_video_has_four_panels_and_their_sounds(path, tmp_path):
   assert Image.open(tmp_path / "a" / "listen.png").size[0] > 300
 
 
-@pytest.mark.parametrize("first", [0, 1])
-def test_masks_of_another_program_are_judged(path, tmp_path, first):
+@pytest.mark.parametrize(("first", "painted"), [(0, False), (1, False), (0, True)])
+def test_masks_of_another_program_are_judged(path, tmp_path, first, painted):
   masks = tmp_path / "masks"
   for name, value in (("own", 255), ("silence", 0), ("noise", 255), ("misaligned", 0)):
     (masks / name).mkdir(parents=True)
     for k in range(3):
-      Image.fromarray(np.full((24, 32), value, np.uint8)).save(masks / name / f"frame_{k + first}.png")
+      picture = Image.fromarray(np.full((24, 32), value // 255 if painted else value, np.uint8))
+      if painted:  # index 1 of a palette, a dark red
+        picture.putpalette([0, 0, 0, 128, 0, 0])
+      picture.save(masks / name / f"frame_{k + first}.png")
   listen.command(pytest.fail, path, str(tmp_path / "out"), masks=str(masks))
   found = json.loads((tmp_path / "out" / "a" / "listen.json").read_text())
   assert (found["verdict"], found["judged"]) == ("partly", "masks of masks")
