@@ -58,5 +58,8 @@ def stop_signal() -> Iterator[StopFlag]:
     return
   try:
     yield flag
+    # Python drops what is raised while it clears up (a weak reference's callback, `__del__`).
+    if flag.is_set:
+      raise SystemExit(0)
   finally:
     signal.signal(signal.SIGTERM, before)

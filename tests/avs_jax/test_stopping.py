@@ -15,10 +15,27 @@ def test_sigterm_outside_the_loop_ends_at_once():
 
 
 def test_sigterm_inside_the_loop_waits_for_the_step():
-  with stopping.stop_signal() as stop, stop.postponed():
+  reached = []
+  with pytest.raises(SystemExit) as stopped, stopping.stop_signal() as stop, stop.postponed():
     assert not stop.is_set
     signal.raise_signal(signal.SIGTERM)
     assert stop.is_set
+    reached.append("the end of the step")
+  assert stopped.value.code == 0 and reached
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_sigterm_while_python_clears_up_is_not_forgotten():
+  class Dying:
+    def __del__(self):
+      signal.raise_signal(signal.SIGTERM)  # what the handler raises here is dropped
+
+  reached = []
+  with pytest.raises(SystemExit), stopping.stop_signal() as stop:
+    Dying()
+    assert stop.is_set
+    reached.append("what follows")
+  assert reached
 
 
 def test_a_checkpoint_is_due_by_steps_where_they_are_set_else_by_minutes(small):
