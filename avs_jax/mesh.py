@@ -1,6 +1,5 @@
 """One program from a laptop to a pod: the device mesh and what is laid out on it how."""
 
-import ctypes
 import os
 from typing import Any
 
@@ -79,25 +78,6 @@ def keep_compiled_programs() -> None:
   jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", default))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-  deepen_stacks()
-
-
-def deepen_stacks(size: int = 512 << 20) -> bool:
-  """Gives the threads that start from now on `size` bytes of stack, of which only what is used takes memory.
-
-  XLA links the kernels of a CPU program that comes from the cache one inside the other, with 14 kB of stack each, so
-  in the usual 8 MB the second start of a program of some 570 kernels ended in a segmentation fault. Until jaxlib
-  does not. Call it before the first use of a device.
-
-  Returns: whether it was done; not every C library can (glibc can).
-  """
-  libc, attributes = ctypes.CDLL(None), ctypes.create_string_buffer(256)  # of pthread_attr_t, 56 or 64 bytes
-  try:
-    libc.pthread_getattr_default_np(attributes)
-    libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(size))
-    return libc.pthread_setattr_default_np(attributes) == 0
-  except AttributeError:
-    return False
 
 
 def by_clip(mesh: Mesh) -> NamedSharding:

@@ -131,13 +131,10 @@ def keep_programs(folder: Path) -> None:
   """Compiled programs are kept there, unless another place was named before."""
   import jax
 
-  from avs_jax.mesh import deepen_stacks
-
   if jax.config.jax_compilation_cache_dir is None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
     for name, value in PROGRAMS.items():
       jax.config.update(name, value)
-    deepen_stacks()
 
 
 def make_config(name: str, argument: str = "", settings: Mapping[str, Any] | None = None) -> Any:

@@ -39,6 +39,22 @@ def learning_rate(optimizer: Any, schedule: Any, steps: int) -> optax.Schedule:
   return optax.join_schedules([optax.linear_schedule(0.0, peak, warm), main], [warm])
 
 
+def once(schedule: optax.Schedule) -> optax.Schedule:
+  """The same rate, worked out once a step.
+
+  XLA would copy a few scalar operations into the update of every parameter. A cosine there is a call of the C library,
+  and the loader of cached CPU programs nests such kernels in a stack of 2 MB: at some 570 of them a second start ended
+  in a segmentation fault. A branch is never copied.
+  """
+
+  def rate(count: Any) -> Any:
+    return jax.lax.cond(
+      count >= 0, schedule, lambda count: jnp.zeros_like(schedule(count)), jnp.asarray(count)
+    )
+
+  return rate
+
+
 def matches(path: tuple[str, ...], prefix: str) -> bool:
   """Whether `prefix` ("visual_encoder" or "visual_encoder/block1_0") begins at any level of `path`."""
   wanted = tuple(prefix.split("/"))
@@ -228,7 +244,7 @@ def build(config: Any, schedule: Any, steps: int, steps_per_epoch: int) -> optax
   clip = [optax.clip_by_global_norm(config["clip_norm"])] if config["clip_norm"] else []
   # Gradients of held parameters are zeroed first, so that no moments gather while they stand still.
   still = [scale_by_prefix({}, hold)] if hold else []
-  rate = learning_rate(config, schedule, steps)
+  rate = once(learning_rate(config, schedule, steps))
   return optax.chain(
     *still,
     *clip,

@@ -342,7 +342,7 @@ def _gated(table: Table, records: Records) -> list[str]:
   notes = []
   for line in table.lines:
     some = records.get(line.row, ())
-    if not any(record["settings"].get("debias.gate") for record in some):
+    if not any(record.get("settings", {}).get("debias.gate") for record in some):
       continue
     bare = [spread([figure(each, "positive", "iou_frame_ungated") for each in some], "iou")]
     bare += [spread([figure(each, sound, "fpr_ungated") for each in some], "fpr") for sound in _SOUNDS]

@@ -38,12 +38,6 @@ PATIENCE_S = 1200.0
 GOLDEN = ROOT.parent / "shared" / "golden"
 
 
-def pytest_sessionstart() -> None:
-  from avs_jax.mesh import deepen_stacks  # after the shapes' checks are in place
-
-  deepen_stacks()
-
-
 def pytest_xdist_auto_num_workers(config) -> int:
   """Processes to share the tests: up to three for folders; named files are sooner done in this one, 0."""
   names = [argument.split("::")[0] for argument in config.args]

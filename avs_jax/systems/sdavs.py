@@ -98,7 +98,7 @@ class SDAVS(System):
       embedding = self.audio_encoder.embed(cells)  # of the same map: the convolutions run once
     else:
       cells, embedding = sound, super().encode_sound(sound, train=train)
-    cells = cells.reshape(len(embedding), -1)  # [B*T, t*m*C]
+    cells = cells.reshape(embedding.shape[0], -1)  # [B*T, t*m*C]
     return jnp.concatenate([embedding, cells.astype(embedding.dtype)], axis=-1)
 
   def prepare(self, scene: Scene, *, train: bool = False) -> tuple[Float[Array, "N _h _w D"], ...]:

@@ -58,7 +58,7 @@ def spelling(
   best: tuple[Spelling, str] | None = None
   rank = (len(wanted & {rewrite(key, aliases) for key in names}), 1)  # as they are
   for anchored in (True, False):
-    if rank[0] == len(wanted) and wanted:
+    if not anchored and rank[0] == len(wanted):
       break
     # Without its anchor a spelling has to fit well: a file of something else is better named as it is.
     least = max(1, (len(wanted) + 1) // 2)

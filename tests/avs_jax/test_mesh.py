@@ -63,37 +63,6 @@ def test_a_coordinator_without_numbers_is_refused(monkeypatch):
     meshes.join_hosts()
 
 
-STACK = """
-import ctypes, sys
-import jax
-from avs_jax import mesh
-
-def size():
-  libc, attributes, found = ctypes.CDLL(None), ctypes.create_string_buffer(256), ctypes.c_size_t()
-  libc.pthread_getattr_default_np(attributes)
-  libc.pthread_attr_getstacksize(attributes, ctypes.byref(found))
-  return found.value
-
-assert mesh.deepen_stacks(1 << 20) and size() == 1 << 20
-mesh.keep_compiled_programs()
-print(size(), jax.jit(lambda x: x + 1)(1))
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other C libraries have their own way")
-def test_programs_from_the_cache_are_linked_on_a_deep_stack(tmp_path):
-  environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
-  done = subprocess.run(
-    [sys.executable, "-c", STACK],
-    cwd=ROOT,
-    env=environment,
-    capture_output=True,
-    text=True,
-    timeout=PATIENCE_S,
-  )
-  assert done.stdout.split() == [str(512 << 20), "2"], done.stderr
-
-
 def test_a_lone_process_joins_nothing(monkeypatch):
   monkeypatch.delenv("JAX_COORDINATOR_ADDRESS", raising=False)
   meshes.join_hosts()

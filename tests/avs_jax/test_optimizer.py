@@ -203,3 +203,18 @@ def test_joining_small_parameters_changes_no_update(shapes):
     found, states[1] = joined.update(gradient, states[1], params)
     chex.assert_trees_all_equal_structs(found, wanted)
     chex.assert_trees_all_close(found, wanted, rtol=1e-6)
+
+
+def test_the_rate_is_worked_out_once_a_step_and_not_in_the_update_of_every_parameter():
+  config = {"name": "adamw", "lr": 0.1, "weight_decay": 0.01, "betas": (0.9, 0.999), "clip_norm": 0.0,
+            "multipliers": {}, "freeze_epochs": {}}  # fmt: skip
+  schedule = {"lr_warmup_steps": 0, "decay": "cosine"}
+  rule = optimizers.build(config, schedule, 10, 10)
+  params = {f"p{k}": jnp.ones((300, 200 + k)) for k in range(6)}  # too large to be joined
+  state = rule.init(params)
+  text = jax.jit(rule.update).lower(params, state, params).compile().as_text()
+  assert text.count(" cosine(") == 1
+  plain = optimizers.learning_rate(config, schedule, 10)
+  assert [float(optimizers.once(plain)(step)) for step in range(11)] == [
+    float(plain(step)) for step in range(11)
+  ]
