@@ -196,7 +196,7 @@ def make_train_step(
 
 def make_predict_step(model: nn.Module, mesh: Mesh) -> Callable[[Mapping[str, Any], Batch], Outputs]:
   """A jitted `predict(variables, batch) -> Outputs` holding what is judged or drawn: masks, and what explains them."""
-  kept = ("logits", "similarity", "uncertainty", "groups", "group_agreement")
+  kept = ("logits", "ungated", "similarity", "uncertainty", "groups", "group_agreement")
 
   def predict(variables: Mapping[str, Any], batch: Batch) -> Outputs:
     outputs = model.apply(variables, batch.frames, sound_of(model, batch), train=False, **told(batch))

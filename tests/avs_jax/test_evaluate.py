@@ -140,8 +140,11 @@ def test_a_perfect_prediction_is_scored_as_perfect_and_filling_rows_count_for_no
   assert seen.probabilities[4].shape == (1, 8, 8)
 
 
-def test_a_guided_model_is_judged_with_its_similarity(small, tmp_path):
-  config = small({"debias.guide": "cosine", "model.tpavi_stages": ()})
+@pytest.mark.parametrize("gate", [False, True])
+def test_a_guided_model_is_judged_with_its_similarity_and_a_gated_one_without_its_gate_too(
+  small, tmp_path, gate
+):
+  config = small({"debias.guide": "cosine", "debias.gate": gate, "model.tpavi_stages": ()})
   from data_pipelines import sources
 
   model, mesh = build_model(config), meshes.make_mesh(2, 1, jax.devices()[:1])
@@ -149,6 +152,8 @@ def test_a_guided_model_is_judged_with_its_similarity(small, tmp_path):
   source = sources.build(config, "test")
   seen = evaluation.four_sounds(config, model, variables, source, mesh, str(tmp_path))
   assert -1 <= seen["positive"].figures["similarity"] <= 1
+  assert ("iou_frame_ungated" in seen["silence"].figures) == gate
+  assert ("ungated_active" in seen["silence"].statistics) == gate
 
 
 def test_what_a_gate_takes_away_is_kept_beside_what_it_leaves():
