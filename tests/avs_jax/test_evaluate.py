@@ -152,8 +152,8 @@ def test_a_guided_model_is_judged_with_its_similarity_and_a_gated_one_without_it
   source = sources.build(config, "test")
   seen = evaluation.four_sounds(config, model, variables, source, mesh, str(tmp_path))
   assert -1 <= seen["positive"].figures["similarity"] <= 1
-  assert ("iou_frame_ungated" in seen["silence"].figures) == gate
-  assert ("ungated_active" in seen["silence"].statistics) == gate
+  assert ("iou_frame_ungated" in seen["positive"].figures) == gate
+  assert ("ungated_active" in seen["positive"].statistics) == gate
 
 
 def test_what_a_gate_takes_away_is_kept_beside_what_it_leaves():
