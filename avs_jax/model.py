@@ -33,12 +33,18 @@ def build_model(config: Any) -> nn.Module:
     model = build_contrast(config, model)
   if config.debias.guide != "none":
     chosen = config.debias
-    if chosen.gate and chosen.guide == "euclidean":
+    if chosen.gate and chosen.guide == "euclidean" and chosen.gate_level >= 0:
       raise InputError(
         "debias.gate=True: minus a distance is never above 0, so debias.guide='euclidean' would refuse every sound;"
-        " choose cosine, cosine_calibrated or localised, or set debias.gate=False."
+        " choose cosine, cosine_calibrated or localised, a debias.gate_level below 0, or set debias.gate=False."
       )
-    model = guide.Guided(model, form=chosen.guide, gate=chosen.gate, gate_training=chosen.gate_training)
+    model = guide.Guided(
+      model,
+      form=chosen.guide,
+      gate=chosen.gate,
+      gate_training=chosen.gate_training,
+      gate_level=chosen.gate_level,
+    )
   return model
 
 

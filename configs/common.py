@@ -193,6 +193,7 @@ def get_config() -> ConfigDict:
   config.debias.decoys = 0.0  # weight of silence and noise beside each clip's sound, against every picture
   config.debias.gate = False  # the mask's probability times the similarity's, in inference
   config.debias.gate_training = False  # and in training
+  config.debias.gate_level = 0.0  # similarity (a logit) up to which a second is emptied; lower refuses less
   config.debias.contrast = (
     "none"  # none, ensemble, bias_only, uncertainty, visual_only (trains ensemble's other half)
   )

@@ -137,6 +137,8 @@ class Guided(nn.Module):
       come from elsewhere (a switch for inference, reported apart: `Outputs.ungated`); see `gated` and `emptied`.
     gate_training: multiply in training too, so that the masks' loss reads the product. Where the guide says no,
       the masks need not learn to say it again, and keep what they know of shape.
+    gate_level: the similarity, a logit, up to which a second is emptied; below 0 the gate refuses less. A trade: fewer
+      own seconds refused for more false alarms (`frontier` sweeps it).
 
   Raises:
     InputError: `form` is "cosine_released", and the system does not project the sound.
@@ -146,6 +148,7 @@ class Guided(nn.Module):
   form: str = "cosine"
   gate: bool = False
   gate_training: bool = False
+  gate_level: float = 0.0
 
   def setup(self) -> None:
     self.guide = Similarity(self.form)
@@ -176,10 +179,11 @@ class Guided(nn.Module):
       decoy_audio = decoy_audio[..., : heard.shape[-1]]
     found = self.guide(heard, outputs.visual_features, train=train, decoy=decoy_audio)
     logits = outputs.logits
+    above = found.logits - self.gate_level
     if self.gate and (self.gate_training or not train):
-      logits = gated(logits.astype(jnp.float32), found.logits)
+      logits = gated(logits.astype(jnp.float32), above)
     if self.gate and not train:
-      logits = emptied(logits, found.logits)
+      logits = emptied(logits, above)
     return outputs.replace(
       logits=logits,
       ungated=outputs.logits if self.gate and not train else None,

@@ -248,6 +248,17 @@ def test_the_gate_multiplies_probabilities_and_nothing_else(variables, guided):
   assert guided.ungated is None  # what is not gated has no other masks
 
 
+@pytest.mark.parametrize("level", [-2.0, 0.3])
+def test_the_gates_level_is_the_similarity_up_to_which_a_second_is_refused(variables, guided, level):
+  out = run(Guided(system(), gate=True, gate_level=level), variables)
+  above = guided.similarity[:, :, None, None, None] - level
+  expected = jax.nn.sigmoid(guided.logits) * jax.nn.sigmoid(above) * (above > 0)
+  np.testing.assert_allclose(jax.nn.sigmoid(out.logits), expected, rtol=1e-4)
+  np.testing.assert_allclose(
+    out.similarity, guided.similarity, rtol=1e-4, atol=1e-6
+  )  # the guide's opinion as it is
+
+
 class Fixed(nn.Module):
   """A system that says the same of every clip."""
 
