@@ -43,8 +43,8 @@ def once(schedule: optax.Schedule) -> optax.Schedule:
   """The same rate, worked out once a step.
 
   XLA would copy a few scalar operations into the update of every parameter. A cosine there is a call of the C library,
-  and the loader of cached CPU programs nests such kernels in a stack of 2 MB: at some 570 of them a second start ended
-  in a segmentation fault. A branch is never copied.
+  and the loader of cached CPU programs nests such kernels in a stack of 2 MB: with hundreds of them a second start
+  ended in a segmentation fault. A branch is never copied.
   """
 
   def rate(count: Any) -> Any:

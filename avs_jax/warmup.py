@@ -32,7 +32,7 @@ from avs_jax.errors import InputError
 from avs_jax.initial import constant, normal, torch_default
 from avs_jax.initialise import initialise
 from avs_jax.model import adopt, example_inputs
-from avs_jax.optimizer import scale_by_prefix
+from avs_jax.optimizer import once, scale_by_prefix
 from avs_jax.step import sound_of
 from avs_jax.stopping import StopFlag, is_due
 from avs_jax.systems.system import System
@@ -248,7 +248,7 @@ def _train(
   start.setdefault("batch_stats", {})
   adopt(start, variables, "the model's start")
   rule = optax.chain(
-    optax.adamw(optax.cosine_decay_schedule(config.warmup.lr, config.warmup.steps), weight_decay=1e-4),
+    optax.adamw(once(optax.cosine_decay_schedule(config.warmup.lr, config.warmup.steps)), weight_decay=1e-4),
     scale_by_prefix(
       dict(config.optimizer.multipliers), {}
     ),  # or pretrained weights would not survive the start
