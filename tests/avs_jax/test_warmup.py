@@ -33,17 +33,24 @@ def test_accuracy_counts_labelled_seconds_only():
   assert float(warmup.accuracy(logits, labels)) == 0.5
 
 
-def test_padding_shows_nothing_and_says_nothing():
+def two_clips(**said) -> Batch:
+  """Two clips of three seconds in which there is nothing to see or hear; `said`: the rest of a batch."""
   shape = (2, 3)
-  batch = Batch(
+  return Batch(
     frames=np.zeros((*shape, 4, 4, 3), np.uint8),
     log_mel=np.zeros((*shape, 96, 64), np.float32),
     masks=np.zeros((*shape, 4, 4), np.int32),
     annotated=np.ones(shape, bool),
+    index=np.arange(2, dtype=np.int32),
+    **said,
+  )
+
+
+def test_padding_shows_nothing_and_says_nothing():
+  batch = two_clips(
     present=np.array([[True, True, True], [True, False, False]]),
     condition=np.array([Condition.POSITIVE, Condition.SILENCE], np.int32),
-    index=np.arange(2, dtype=np.int32),
-    sounding=np.ones((*shape, 1), bool),
+    sounding=np.ones((2, 3, 1), bool),
     visible=np.ones((2, 1), bool),
   )
   seen, heard = warmup.labels(batch)
@@ -52,16 +59,10 @@ def test_padding_shows_nothing_and_says_nothing():
 
 
 def test_a_clip_that_may_hold_anything_is_asked_to_name_nothing():
-  shape = (2, 3)
-  batch = Batch(
-    frames=np.zeros((*shape, 4, 4, 3), np.uint8),
-    log_mel=np.zeros((*shape, 96, 64), np.float32),
-    masks=np.zeros((*shape, 4, 4), np.int32),
-    annotated=np.ones(shape, bool),
-    present=np.ones(shape, bool),
+  batch = two_clips(
+    present=np.ones((2, 3), bool),
     condition=np.array([Condition.POSITIVE, Condition.NOISE], np.int32),
-    index=np.arange(2, dtype=np.int32),
-    sounding=np.ones((*shape, 4), bool),
+    sounding=np.ones((2, 3, 4), bool),
     visible=np.ones((2, 4), bool),
   )
   seen, heard = warmup.labels(batch)
