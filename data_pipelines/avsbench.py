@@ -113,6 +113,10 @@ class AVSBench:
       )
     return self._wave(entry)
 
+  def recorded(self, index: int) -> sound_files.Recorded | None:
+    """The same sound at its file's own rate; None where only log-mels are read."""
+    return sound_files.read_recorded(self.entries[index].wav) if self.audio == "wav" else None
+
   def objects(self, index: int) -> frozenset[str]:
     return self.entries[index].objects
 

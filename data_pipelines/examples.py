@@ -8,8 +8,7 @@ import numpy as np
 
 from avs_jax.errors import InputError, check_choice
 from data_pipelines import stereo, transforms
-from data_pipelines.audio import Recorded, clip_log_mel, read_recorded, robust_log_mel
-from data_pipelines.avsbench import AVSBench
+from data_pipelines.audio import Recorded, clip_log_mel, robust_log_mel
 from data_pipelines.clips import SAMPLE_RATE_HZ, Clip, Source
 from data_pipelines.negatives import (
   EVALUATION,
@@ -253,10 +252,10 @@ class Composer:
     if pair.condition == NOISE and pair.kind == "bytes":
       assert self.negatives is not None, "only Negatives give pairs that are not positive"
       return self.negatives.noise_as_recorded(epoch, index, int(clip.present.sum()))
-    reader = whole(self.source)
-    if pair.condition == OFFSCREEN and isinstance(reader, AVSBench) and reader.audio == "wav":
+    read = getattr(whole(self.source), "recorded", None)  # a source of files has it
+    if pair.condition == OFFSCREEN and read is not None:
       try:
-        return read_recorded(reader.entries[pair.donor].wav)
+        return read(pair.donor)
       except InputError as error:
         raise BrokenDonor(f"{clip.id}: its off-screen sound cannot be read: {error}") from error
     return None

@@ -229,6 +229,10 @@ class Chosen:
   def objects(self, index: int) -> frozenset[str]:
     return self._all.objects(self._indices[index])
 
+  def recorded(self, index: int) -> Any:
+    read = getattr(negatives.whole(self._all), "recorded", None)
+    return None if read is None else read(self._indices[index])
+
   def published_negative(self, index: int, folder: str) -> str:
     return negatives.whole(self._all).published_negative(self._indices[index], folder)
 
