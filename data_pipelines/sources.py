@@ -56,10 +56,12 @@ def build(config: Any, split: str, *, limit: int = 0) -> Source:
     limit: use only so many clips, from the first; 0 for all.
 
   Raises:
-    InputError: unknown name, a `data.root` that lacks files, or data that do not know where sounds come from.
+    InputError: unknown name, a `data.root` that lacks files, data that do not know where sounds come from, or masks
+      of other classes than the model's.
   """
   data, name = config.data, avsbench_index.data_name(config.data.name)
   source = _make(config, split, limit) if _remembered is None else _recall(_remembered, config, split, limit)
+  _check_classes(source, config.model.num_classes)
   asks = config.eval.negative_audio == "published" and data.allow_missing
   if asks and split == config.eval.split:
     source = with_negatives(
@@ -70,6 +72,17 @@ def build(config: Any, split: str, *, limit: int = 0) -> Source:
       "data.root is empty: %s uses %s; its figures say nothing of %s.", split, source.title, name.upper()
     )
   return source
+
+
+def _check_classes(source: Source, classes: int) -> None:
+  """That a model of so many classes can learn from the masks; one of one class takes those of classes as 0/1."""
+  if classes == 1 or 1 < source.num_classes <= classes:
+    return
+  has = "0/1 masks" if source.num_classes == 1 else f"{source.num_classes} classes"
+  raise InputError(
+    f"model.num_classes={classes}: {source.title} has {has}; set model.num_classes={source.num_classes}, or choose"
+    " other data with data.name or data.root."
+  )
 
 
 def _recall(kept: dict[str, Source], config: Any, split: str, limit: int) -> Source:

@@ -32,6 +32,15 @@ def test_vpo_stand_ins_follow_the_models_classes_and_its_ears():
   assert kinds == {PAIR, SWITCH}
 
 
+def test_masks_of_other_classes_than_the_models_are_refused():
+  assert sources.build(config(data_name="avss", model_num_classes=71), "val").num_classes == 9
+  assert sources.build(config(data_name="avss"), "val").num_classes == 9  # a model of one class masks them all
+  with pytest.raises(InputError, match=r"num_classes=71: generated .* has 0/1 masks; set model\.num_classes=1,"):
+    sources.build(config(model_num_classes=71), "val")
+  with pytest.raises(InputError, match=r"num_classes=5: generated .* has 9 classes; set model\.num_classes=9,"):
+    sources.build(config(data_name="avss", model_num_classes=5), "val")
+
+
 def test_real_data_without_directions_are_refused_to_a_model_that_asks(tmp_path):
   with pytest.raises(InputError, match="s4 does not say where sounds come from"):
     sources.build(config(data_root=str(tmp_path), model_stereo=True), "train")
@@ -49,7 +58,7 @@ def test_runs_of_one_command_share_their_clips_and_get_the_same_ones_as_alone():
   with sources.remembering():
     shared = sources.build(config(), "val")
     assert sources.build(config(data_threads=3, data_cache_mb=9, schedule_batch=4), "val") is shared
-    for other in (config(data_seed=5), config(data_size=48), config(model_num_classes=71)):
+    for other in (config(data_seed=5), config(data_size=48), config(data_name="ms3")):
       assert sources.build(other, "val") is not shared
     assert sources.build(config(), "test") is not shared and len(sources.build(config(), "val", limit=1)) == 1
     for index in range(len(alone)):
