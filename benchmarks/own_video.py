@@ -95,6 +95,23 @@ def page(rows: Iterable[tuple[str, Any, dict[str, float]]], seconds: int, height
   )
 
 
+def define(into: flags.FlagValues) -> None:
+  """The command's flags."""
+  flags.DEFINE_string("configs", "configs/quickstart.py", "Config file that takes a system's name.", into)
+  flags.DEFINE_list("systems", list(systems.NAMES), "Systems to measure.", into)
+  flags.DEFINE_bool("packaged", True, "Measure the model that comes with the program too.", into)
+  flags.DEFINE_integer("seconds", 20, "Length of the video.", flag_values=into)
+  flags.DEFINE_integer("height", 1080, "Height of the video, 16:9.", flag_values=into)
+  flags.DEFINE_string("output", None, "Markdown file to write.", into)
+
+
+def command_of(values: flags.FlagValues) -> str:
+  """The command that makes the page: which configs, and whatever else is not as by default."""
+  named = [values[name] for name in ("configs", "systems", "packaged", "seconds", "height", "output")]
+  said = [each.serialize() for each in named if each.name == "configs" or each.value != each.default]
+  return " ".join(["python -m benchmarks.own_video", *said])
+
+
 def main(arguments: list[str]) -> None:
   del arguments
   values = flags.FLAGS.flag_values_dict()
@@ -113,19 +130,10 @@ def main(arguments: list[str]) -> None:
       rows.append(("the packaged model", predictor.config, measure(predictor, video, seconds)))
   text = page(rows, seconds, height)
   said = f"{__doc__}".split("\n\n")[1].replace("\n", " ")
-  packaged = "" if values["packaged"] else " --nopackaged"
-  command = (
-    f"    python -m benchmarks.own_video --configs={values['configs']}{packaged} --output={values['output']}"
-  )
   title = "# What a second of one's own video costs"
-  publish(f"{title}\n\n{command}\n\n{said}\n\n{text}", None, values["output"])
+  publish(f"{title}\n\n    {command_of(flags.FLAGS)}\n\n{said}\n\n{text}", None, values["output"])
 
 
 if __name__ == "__main__":
-  flags.DEFINE_string("configs", "configs/quickstart.py", "Config file that takes a system's name.")
-  flags.DEFINE_list("systems", list(systems.NAMES), "Systems to measure.")
-  flags.DEFINE_bool("packaged", True, "Measure the model that comes with the program too.")
-  flags.DEFINE_integer("seconds", 20, "Length of the video.")
-  flags.DEFINE_integer("height", 1080, "Height of the video, 16:9.")
-  flags.DEFINE_string("output", None, "Markdown file to write.")
+  define(flags.FLAGS)
   app.run(main)

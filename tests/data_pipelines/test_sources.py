@@ -34,10 +34,16 @@ def test_vpo_stand_ins_follow_the_models_classes_and_its_ears():
 
 def test_masks_of_other_classes_than_the_models_are_refused():
   assert sources.build(config(data_name="avss", model_num_classes=71), "val").num_classes == 9
-  assert sources.build(config(data_name="avss"), "val").num_classes == 9  # a model of one class masks them all
-  with pytest.raises(InputError, match=r"num_classes=71: generated .* has 0/1 masks; set model\.num_classes=1,"):
+  assert (
+    sources.build(config(data_name="avss"), "val").num_classes == 9
+  )  # a model of one class masks them all
+  with pytest.raises(
+    InputError, match=r"num_classes=71: generated .* has 0/1 masks; set model\.num_classes=1,"
+  ):
     sources.build(config(model_num_classes=71), "val")
-  with pytest.raises(InputError, match=r"num_classes=5: generated .* has 9 classes; set model\.num_classes=9,"):
+  with pytest.raises(
+    InputError, match=r"num_classes=5: generated .* has 9 classes; set model\.num_classes=9,"
+  ):
     sources.build(config(data_name="avss", model_num_classes=5), "val")
 
 
