@@ -14,6 +14,10 @@ def warnings(record: Mapping[str, Any]) -> list[str]:
     found.append(
       f"STAND-IN DATA: measured on {record.get('data_set')}; these figures say nothing of a published data set."
     )
+  if record.get("missing_clips"):
+    found.append(
+      f"NOT THE WHOLE SPLIT: {record['missing_clips']}; not comparable with figures of all its clips."
+    )
   if config.get("negatives", {}).get("front_end") == "as_published":
     found.append(
       "TELL-TALE FORMAT: silence, noise and off-screen sounds have another front end than own sounds"

@@ -343,8 +343,11 @@ def score(
     "is_stand_in": source.is_stand_in,
     "clips": len(source.ids) - len(left_out),
   }
+  lacking = getattr(source, "left_out", "")  # of the split itself
   if left_out:
-    facts["missing_clips"] = _listed(absent)
+    lacking = "; ".join(filter(None, (lacking, f"without predictions: {_listed(absent)}")))
+  if lacking:
+    facts["missing_clips"] = lacking
   report.write(output_dir, results, facts)
   return report.with_global(results)
 

@@ -30,6 +30,8 @@ class AVSBench:
   S4 trains on frame 0: its other masks are zeros, `annotated` False. AVSS clips of five seconds are padded
   to ten with grey frames, `present` False; v1s clips are annotated at frame 0 in training, else at all five.
 
+  `left_out` says in which way the clips are not those published ("" where they are), for the scoreboard.
+
   Args:
     root: the folder above (or the very folder) that holds the subset's csv.
     subset: any of the names in use, e.g. "s4", "V1S".
@@ -73,6 +75,7 @@ class AVSBench:
     self.num_classes = transforms.AVSS_CLASSES if self.subset == "AVSS" else 1
     found = files.entries(self.home, self.subset, split)
     self.audio, self.entries = self._complete(found, audio, allow_missing)
+    self.left_out = self._left_out(len(found))
     self.ids = tuple(entry.id for entry in self.entries)
     self.parts = tuple(entry.group for entry in self.entries) if self.subset == "AVSS" else ()
     self.categories = self._categories(found, marker)
@@ -159,6 +162,17 @@ class AVSBench:
       )
     log.warning("%s; going on with %d clips", said, len(whole))
     return kind, whole
+
+  def _left_out(self, listed: int) -> str:
+    """In which way the split is not the published one; "" where it is, or where that is not known."""
+    published = None if self.is_stand_in else files.PUBLISHED_CLIPS.get(self.subset, {}).get(self.split)
+    said = []
+    if published not in (None, listed):
+      said.append(f"the csv lists {listed} clips, {published} were published")
+      log.warning("%s %s in %s: %s", self.title, self.split, self.home, said[0])
+    if len(self.entries) < listed:
+      said.append(f"{listed - len(self.entries)} of {listed} clips lack files")
+    return "; ".join(said)
 
   def _categories(self, found: list[files.Entry], marker: dict | None) -> tuple[str, ...]:
     """Names of what sounds, in an order that does not depend on the split."""

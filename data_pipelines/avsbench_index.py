@@ -50,6 +50,10 @@ COLUMNS = {
   "AVSS": ("uid", "label", "split"),
 }
 SECONDS = {"S4": 5, "MS3": 5, "AVSS": 10}
+PUBLISHED_CLIPS = {
+  "S4": {"train": 3452, "val": 740, "test": 740},
+  "MS3": {"train": 296, "val": 64, "test": 64},
+}
 AVSS_SECONDS = {"v1s": 5, "v1m": 5, "v2": 10}
 MARKER = "stand_in.json"  # written beside the csv when the clips are not the real data set's
 

@@ -17,10 +17,6 @@ from data_pipelines import audio, transforms, vpo
 from data_pipelines import avsbench_index as files
 from data_pipelines.clips import SAMPLE_RATE_HZ
 
-PUBLISHED_CLIPS = {
-  "S4": {"train": 3452, "val": 740, "test": 740},
-  "MS3": {"train": 296, "val": 64, "test": 64},
-}
 WHERE = (
   "AVSBench is given out by its authors on request: fill in the download form named in the README of the"
   " GitHub repository OpenNLPLab/AVSBench, or write to the authors named there; it does not come with this"
@@ -95,7 +91,7 @@ def inspect(root: str | Path, subset: str, *, read_files: bool = True) -> dict[s
     except InputError as error:
       report["splits"][split] = {"error": str(error), "clips": 0, "whole": 0}
       continue
-    published = PUBLISHED_CLIPS.get(subset, {}).get(split) if marker is None else None
+    published = files.PUBLISHED_CLIPS.get(subset, {}).get(split) if marker is None else None
     report["splits"][split] = {"published": published, **_inspect_split(found, subset, split, read_files)}
   splits = report["splits"].values()
   report["whole"] = all(

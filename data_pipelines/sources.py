@@ -211,6 +211,10 @@ def _stand_in(config: Any, split: str) -> Source:
   raise InputError(f"data.stand_in={data.stand_in!r} is unknown; choose generated or real_media.")
 
 
+def _both(*sentences: str) -> str:
+  return "; ".join(filter(None, sentences))
+
+
 class Chosen:
   """Some clips of a source, as if it held no others: donors too come from these alone.
 
@@ -219,7 +223,8 @@ class Chosen:
   """
 
   def __init__(self, source: Any, indices: list[int], left_out: str):
-    self._all, self._indices, self.left_out = source, indices, left_out
+    self._all, self._indices = source, indices
+    self.left_out = _both(getattr(source, "left_out", ""), left_out)
     self.ids = tuple(source.ids[index] for index in indices)
     self.title: str = source.title
     self.is_stand_in: bool = source.is_stand_in
@@ -264,6 +269,8 @@ class Limited:
   def __init__(self, source: Source, limit: int):
     self.source, self.limit = source, limit
     self.ids = source.ids[:limit]
+    first = f"only the first {limit} of {len(source)} clips"
+    self.left_out = _both(getattr(source, "left_out", ""), first)
 
   def __len__(self) -> int:
     return self.limit
@@ -278,6 +285,6 @@ class Limited:
     return self.source.objects(index)
 
   def __getattr__(self, name: str) -> Any:
-    if name in ("source", "limit", "ids"):  # not yet set: being unpickled
+    if name in ("source", "limit", "ids", "left_out"):  # not yet set: being unpickled
       raise AttributeError(name)
     return getattr(self.source, name)

@@ -110,6 +110,8 @@ class VPO:
     self.num_classes = 1 if binary else 1 + len(CLASSES)
     found = entries(self.home, subset, split)
     self.entries = _complete(found, f"{self.title} {split} in {self.home}", allow_missing)
+    lost = len(found) - len(self.entries)
+    self.left_out = f"{lost} of {len(found)} clips lack files" if lost else ""
     self.ids = tuple(entry.id for entry in self.entries)
 
   def __len__(self) -> int:

@@ -52,6 +52,7 @@ def pack(source: Source, out_dir: str | Path, split: str, *, subset: str | None 
     raise InputError(f"{final}: not packed, {error}") from error
   facts = {name: getattr(source, name) for name in PLAIN}
   facts |= {
+    "left_out": getattr(source, "left_out", ""),
     "format": FORMAT,
     "subset": subset,
     "size": list(source.size),
@@ -93,6 +94,7 @@ class Packed:
     self.title, self.is_stand_in = facts["title"], facts["is_stand_in"]
     self.num_classes, self.seconds = facts["num_classes"], facts["seconds"]
     self.subset: str | None = facts.get("subset")
+    self.left_out: str = facts.get("left_out", "")
     self.size, self.ids = tuple(facts["size"]), tuple(facts["ids"])
     self.categories, self.broad = tuple(facts["categories"]), tuple(facts["broad"])
     self.audio_padding = facts["audio_padding"]

@@ -238,5 +238,7 @@ def test_negatives_that_their_format_gives_away_are_said_in_every_form(tmp_path,
   assert Path(table["md"]).read_text().count("TELL-TALE FORMAT") == 1
   (gated,) = report.warnings({"config": {"debias": {"gate": True}}})
   assert gated.startswith("GATED: ") and "debias.gate=True" in gated
+  (few,) = report.warnings({"missing_clips": "only the first 3 of 64 clips"})
+  assert few.startswith("NOT THE WHOLE SPLIT: only the first 3 of 64 clips; not comparable")
   same = {"negatives": {"front_end": "same"}, "eval": {"negative_audio": "drawn"}}
   assert report.warnings({**record, "config": same}) == [] == report.warnings({})

@@ -162,7 +162,7 @@ def test_missing_clips_are_named_and_left_out_of_every_row_only_when_allowed(tmp
     score.score(str(tmp_path), source, str(tmp_path / ".out"))
   results = score.score(str(tmp_path), source, str(tmp_path / ".out"), allow_missing=True)
   assert {results[sound]["clips"] for sound in SOUNDS} == {3}
-  assert report.read(str(tmp_path / ".out"))["record"]["missing_clips"] == "cc-7"
+  assert report.read(str(tmp_path / ".out"))["record"]["missing_clips"] == "without predictions: cc-7"
 
 
 def test_class_labels_and_logits_give_class_figures(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from avs_jax.errors import InputError
-from data_pipelines import audio
+from data_pipelines import audio, avsbench_index, sources
 from data_pipelines.avsbench import AVSBench
 from tests.data_pipelines.conftest import blob, log_mel_pickles, noise, png, table
 
@@ -77,9 +77,19 @@ def test_missing_files_are_counted_and_named_at_construction(s4):
     AVSBench(s4, "s4", "train")
   source = AVSBench(s4, "s4", "train", allow_missing=True)
   assert source.ids == ("bb_2",) and source.clip(0).id == "bb_2"
+  assert source.left_out == "the csv lists 2 clips, 3452 were published; 1 of 2 clips lack files"
   (s4 / "s4_data/audio_wav/train/playing_piano/bb_2.wav").unlink()
   with pytest.raises(InputError, match="2 of 2 clips"):
     AVSBench(s4, "s4", "train", allow_missing=True)
+
+
+def test_a_csv_of_fewer_clips_than_published_is_said(ms3, monkeypatch, caplog):
+  assert AVSBench(ms3, "ms3", "val").left_out == "the csv lists 2 clips, 64 were published"
+  assert "MS3 val in" in caplog.text and "64 were published" in caplog.text
+  monkeypatch.setitem(avsbench_index.PUBLISHED_CLIPS, "MS3", {"val": 2})
+  source = AVSBench(ms3, "ms3", "val")
+  assert source.left_out == ""
+  assert sources.Limited(source, 1).left_out == "only the first 1 of 2 clips"
 
 
 def test_a_csv_row_without_any_files_is_named(ms3):

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from avs_jax.errors import InputError
-from data_pipelines import audio, check
+from data_pipelines import audio, avsbench_index, check
 
 SIDE = 8
 
@@ -42,7 +42,7 @@ def ms3(tmp_path):
 
 @pytest.fixture
 def as_if_published(monkeypatch):
-  monkeypatch.setitem(check.PUBLISHED_CLIPS, "MS3", {"train": 1, "val": 1, "test": 2})
+  monkeypatch.setitem(avsbench_index.PUBLISHED_CLIPS, "MS3", {"train": 1, "val": 1, "test": 2})
 
 
 def test_a_whole_data_set_passes(ms3, tmp_path, capsys, as_if_published):

@@ -128,7 +128,8 @@ def test_missing_files_are_counted_named_and_left_out_on_demand(root, caplog):
   (root / "vggsound_bench/VGGSound/audios/d2.wav").unlink()
   with pytest.raises(InputError, match=r"1 of 2 clips lack files, 1 in all: .*d2\.wav"):
     VPO(root, "vpo_ss", "test")
-  assert len(VPO(root, "vpo_ss", "test", allow_missing=True)) == 1
+  source = VPO(root, "vpo_ss", "test", allow_missing=True)
+  assert (len(source), source.left_out) == (1, "1 of 2 clips lack files")
   assert "going on with 1 clips" in caplog.text
 
 

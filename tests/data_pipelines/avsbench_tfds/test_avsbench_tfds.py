@@ -65,11 +65,12 @@ def test_a_pack_tells_of_itself_what_its_source_did(folder):
     assert getattr(packed, name) == getattr(source, name), name
 
 
-def test_a_pack_keeps_each_clips_part(tmp_path):
+def test_a_pack_keeps_each_clips_part_and_what_was_left_out(tmp_path):
   source = small()
-  source.parts = ("v1s", "v2", "v1m", "v2", "v1s")
+  source.parts, source.left_out = ("v1s", "v2", "v1m", "v2", "v1s"), "2 of 7 clips lack files"
   pack(source, tmp_path, "val")
-  assert Packed(tmp_path, "val").parts == source.parts
+  packed = Packed(tmp_path, "val")
+  assert (packed.parts, packed.left_out) == (source.parts, source.left_out)
 
 
 def test_a_pack_can_be_sent_to_a_worker_and_batched(folder):
