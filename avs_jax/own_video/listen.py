@@ -16,6 +16,7 @@ import dataclasses
 import functools
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,9 @@ from avs_jax.own_video.four_panels import Columns, Grid, Moment, picture
 
 SCHEMA = "avs_jax.listen/1"
 FILES = ("listen.mp4", "listen.png", "listen.json", "listen.md")
-LISTENS, DEAF = (
-  0.1,
-  0.5,
-)  # share of the own sound's mask that stays under a wrong sound; the verdict's limits, ours
+# The verdict's limits, ours: what a wrong sound marks over what the own sound does, and how much of that one stays.
+LISTENS, DEAF = 0.1, 0.5
+AUDIBLE = 1e-4  # of full scale: below it a sound track is silence
 
 log = logging.getLogger(__name__)
 
@@ -87,24 +87,47 @@ def verdict(
   Args:
     figures: of each sound.
     names: how they are called.
-    has_sound: whether the video has a sound of its own.
+    has_sound: whether the video has a sound of its own that can be heard.
   """
   if not has_sound:
-    return "unclear", "Nothing can be said: the video has no sound of its own; give one with --sound."
-  wrong = {name: each.get("persists") for name, each in figures.items() if name != "positive"}
-  if "positive" not in figures or not wrong:
+    return (
+      "unclear",
+      "Nothing can be said: the video has no sound of its own, or a silent one; give one with --sound.",
+    )
+  stays = {name: each.get("persists") or 0.0 for name, each in figures.items() if name != "positive"}
+  if "positive" not in figures or not stays:
     return "unclear", "Nothing can be said: the own sound and at least one other are needed."
-  if not figures["positive"]["area"]:
-    return "unclear", "Nothing can be said: under the video's own sound nothing is marked."
-  stays = {name: value or 0.0 for name, value in wrong.items()}
-  worst = max(stays, key=lambda name: stays[name])
-  parts = ", ".join(f"{share(value)} under {names[name]}" for name, value in stays.items())
-  of = f"of what is marked under the own sound, {parts} stays marked"
-  if stays[worst] <= LISTENS:
+  areas = {name: each["area"] or 0.0 for name, each in figures.items()}
+  own = areas.pop("positive")
+  alarms = "of the picture false alarms cover " + _under(areas, names)
+  if not own:
+    return "unclear", f"Nothing can be said: under the video's own sound nothing is marked; {alarms}."
+  of = f"of what is marked under the own sound ({share(own)} of the picture) {_under(stays, names)} stays; {alarms}"
+  wrong = {name: max(stays[name], areas[name] / own) for name in stays}
+  worst = max(wrong, key=lambda name: wrong[name])
+  if wrong[worst] <= LISTENS:
     return "listens", f"It listens: {of}."
   if min(stays.values()) >= DEAF:
     return "deaf", f"It does not listen: {of}."
   return "partly", f"It listens in part, least under {names[worst]}: {of}."
+
+
+def _under(shares: Mapping[str, float], names: Mapping[str, str]) -> str:
+  return ", ".join(f"{share(value)} under {names[name]}" for name, value in shares.items())
+
+
+def is_audible(footage: Any, start: float, end: float | None) -> bool:
+  """Whether the sound track holds anything but digital silence from `start` to `end`, in seconds."""
+  if not footage.has_sound:
+    return False
+  left = math.inf if end is None else (end - start) * footage.rate_hz
+  for block in footage.blocks(start):
+    if np.abs(block[: max(0, math.ceil(min(left, len(block))))]).max(initial=0) > AUDIBLE:
+      return True
+    left -= len(block)
+    if left <= 0:
+      break
+  return False
 
 
 def share(value: float) -> str:
@@ -321,7 +344,7 @@ def judge(
         columns.add(moment, grid.shown)
         bar.update(round(moment.until_s - start - bar.n, 3))
     figures = {name: tally.figures(name) for name, tally in tallies.items()}
-    word, sentence = verdict(figures, names, has_sound=footage.has_sound)
+    word, sentence = verdict(figures, names, has_sound=is_audible(footage, start, end))
     told = {
       "schema": SCHEMA,
       "source": Path(footage.path).name,
@@ -346,6 +369,7 @@ def judge(
 
 def markdown(facts: Mapping[str, Any]) -> str:
   """The figures and the verdict to read."""
+  limits = facts["limits"]
   header = ["sound", "area marked", "seconds with a mark", "of the own mask stays", "similarity"]
   rows = [
     [
@@ -364,10 +388,9 @@ def markdown(facts: Mapping[str, Any]) -> str:
   lines += [
     "",
     f"Judged: {facts['judged']}, {facts['seconds']} seconds. Every area under silence, noise or the off-screen sound"
-    ' is a false alarm. "Listens": at most'
-    f' {share(facts["limits"]["listens_up_to"])} of the own sound\'s mask stays under any of them; "does not listen":'
-    f" at least {share(facts['limits']['deaf_from'])} stays under each. That the off-screen sound comes from nothing in"
-    " the picture is taken for granted.",
+    f' is a false alarm. "Listens": under any of them at most {share(limits["listens_up_to"])} as much is marked as'
+    f' under the own sound; "does not listen": at least {share(limits["deaf_from"])} of the own sound\'s mask stays'
+    " under each. That the off-screen sound comes from nothing in the picture is taken for granted.",
     *(f"\nNote: {note}." for note in facts["notes"]),
   ]
   return "\n".join(lines) + "\n"

@@ -12,6 +12,7 @@ from avs_jax.errors import InputError
 from avs_jax.own_video import listen
 from avs_jax.own_video.film import Film
 from avs_jax.predict import Predictor
+from data_pipelines import video
 
 NAMES = {"positive": "own sound", "silence": "silence", "noise": "noise", "offscreen": "off-screen (rooster)"}
 
@@ -154,21 +155,39 @@ def test_of_many_videos_what_is_done_is_not_done_again_and_what_fails_is_named(p
 
 
 def test_verdicts_in_words():
-  def say(own, *persists, **more):
+  def say(own, *persists, areas=None, **more):
+    areas = areas or [own * (stays or 0) for stays in persists]
     figures = {"positive": {"area": own}}
-    figures.update(
-      {name: {"area": 0.1, "persists": p} for name, p in zip(list(NAMES)[1:], persists, strict=False)}
-    )
+    pairs = zip(list(NAMES)[1:], persists, areas, strict=False)
+    figures.update({name: {"area": area, "persists": stays} for name, stays, area in pairs})
     return listen.verdict(figures, NAMES, **more)
 
-  assert say(0.2, 0.0, 0.1, 0.004) == (
+  assert say(0.25, 0.0, 0.1, 0.004) == (
     "listens",
-    "It listens: of what is marked under the own sound, 0 % under silence, 10 % under noise, under 1 % under"
-    " off-screen (rooster) stays marked.",
+    "It listens: of what is marked under the own sound (25 % of the picture) 0 % under silence, 10 % under noise,"
+    " under 1 % under off-screen (rooster) stays; of the picture false alarms cover 0 % under silence, 2 % under noise,"
+    " under 1 % under off-screen (rooster).",
   )
   assert say(0.2, 0.5, 0.9, 0.6)[0] == "deaf"
   assert say(0.2, 0.0, 0.0, 0.6)[1].startswith("It listens in part, least under off-screen (rooster)")
+  # what is marked elsewhere is a false alarm too
+  elsewhere = say(0.02, 0.0, 0.0, 0.0, areas=(0.0, 0.6, 0.0))
+  assert elsewhere[0] == "partly" and elsewhere[1].startswith("It listens in part, least under noise")
   assert say(0.0, None, None, None)[0] == say(0.2)[0] == say(0.2, 0.0, has_sound=False)[0] == "unclear"
+  assert "60 % under noise" in say(0.0, None, None, None, areas=(0.0, 0.6, 0.0))[1]
+
+
+def test_a_silent_sound_track_is_no_sound_of_its_own(tmp_path):
+  path = tmp_path / "quiet.mp4"
+  with Film(str(path), (48, 64), 10.0, [(16_000, 1)]) as made:
+    for k in range(20):
+      made.picture(np.full((48, 64, 3), 230, np.uint8), k / 10)
+    made.sound(np.r_[np.zeros((24_000, 1)), np.full((8_000, 1), 0.1)].astype(np.float32))
+  footage = video.open_footage(str(path))
+  assert listen.is_audible(footage, 0.0, None) and not listen.is_audible(footage, 0.0, 1.0)
+  listen.command(lambda: Bright("nothing"), str(path), str(tmp_path / "out"), end=1.0)
+  found = json.loads((tmp_path / "out" / "quiet" / "listen.json").read_text())
+  assert found["verdict"] == "unclear" and "or a silent one" in found["sentence"]
 
 
 def test_what_is_missing_is_said(path, tmp_path):
