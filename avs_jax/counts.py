@@ -6,7 +6,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Num, Shaped
+from jaxtyping import Array, Float, Int, Num, Shaped
 
 from avs_jax.types import AnyArray
 
@@ -103,19 +103,36 @@ def frame_counts(
 
 @jax.jit
 def class_counts(logits: Float[AnyArray, "N H W K"], labels: Num[AnyArray, "N H W"]) -> ClassCounts:
-  """Counts of the most likely class (the lowest of equals) against the labels."""
-  return label_counts(jnp.argmax(logits, axis=-1), labels, logits.shape[-1])
+  """Counts of the most likely class (`likeliest`) against the labels."""
+  return label_counts(likeliest(logits), labels, logits.shape[-1])
+
+
+def likeliest(logits: Float[AnyArray, "*N K"]) -> Int[Array, "*N"]:
+  """The most likely class, the lowest of equals; -1 where a logit is not a number."""
+  return jnp.where(jnp.isfinite(logits).all(-1), jnp.argmax(logits, axis=-1), -1)
+
+
+def activity(logits: Float[AnyArray, "*N K"]) -> Float[Array, "*N"]:
+  """Probability that a pixel sounds: the sigmoid of binary logits; of classes, the likeliest against the background.
+
+  So it is above one half exactly where the likeliest class is not the background.
+  """
+  logits = logits.astype(jnp.float32)
+  if logits.shape[-1] == 1:
+    return jax.nn.sigmoid(logits[..., 0])
+  return jax.nn.sigmoid(logits[..., 1:].max(-1) - logits[..., 0])
 
 
 @functools.partial(jax.jit, static_argnames="classes")
 def label_counts(chosen: Num[AnyArray, "N H W"], labels: Num[AnyArray, "N H W"], classes: int) -> ClassCounts:
-  """Counts of a predicted class per pixel against the labels."""
+  """Counts of a predicted class per pixel against the labels; a class below 0 is counted nowhere."""
   count = chosen.shape[0]
   chosen, labels = (jnp.asarray(x, jnp.int32).reshape(count, -1) for x in (chosen, labels))
   frame = jnp.arange(count)[:, None]
 
   def histogram(ids: Array, value: Array) -> Array:
-    return jnp.zeros((count, classes), jnp.float32).at[frame, ids].add(value)
+    ids = jnp.where(ids < 0, classes, ids)  # one that is too large is dropped
+    return jnp.zeros((count, classes), jnp.float32).at[frame, ids].add(value, mode="drop")
 
   one = jnp.ones_like(chosen, jnp.float32)
   same = (chosen == labels).astype(jnp.float32)

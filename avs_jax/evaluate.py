@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
 from avs_jax import evidence, frontier, metrics, perception, report, settings
 from avs_jax import mesh as meshes
+from avs_jax.counts import activity, likeliest
 from avs_jax.errors import InputError
 from avs_jax.step import make_predict_step
 from avs_jax.types import Batch, Condition, Outputs
@@ -54,7 +54,7 @@ def make_count(mesh: Mesh) -> Callable[[Outputs, Batch], Any]:
   whole = meshes.replicated(mesh)
 
   def finish(logits: jax.Array) -> Any:
-    return activity(logits) if logits.shape[-1] == 1 else jnp.argmax(logits, -1)
+    return activity(logits) if logits.shape[-1] == 1 else likeliest(logits)
 
   def count(maps: Any, masks: Any, num_classes: int) -> Any:
     flat, masks = (x.reshape(-1, *x.shape[2:]) for x in (maps, masks))  # [B*T, H, W]
@@ -74,13 +74,6 @@ def make_count(mesh: Mesh) -> Callable[[Outputs, Batch], Any]:
     return maps, counts, *gather(batch.index, batch.annotated & batch.present, outputs.similarity), bare
 
   return reduce
-
-
-def activity(logits: jax.Array) -> jax.Array:
-  """Probability that a pixel sounds: sigmoid for binary logits, 1 - P(background) for classes. [B, T, H, W]"""
-  if logits.shape[-1] == 1:
-    return jax.nn.sigmoid(logits[..., 0].astype(jnp.float32))
-  return 1 - jax.nn.softmax(logits, axis=-1)[..., 0]
 
 
 def judge(

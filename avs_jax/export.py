@@ -22,10 +22,13 @@ from flax import traverse_util
 
 from avs_jax import bundle, encoders, report
 from avs_jax.checkpoint import combined, digest
+from avs_jax.counts import activity
 from avs_jax.errors import InputError
-from avs_jax.evaluate import activity, is_run, weights_of_file, weights_to_judge
+from avs_jax.evaluate import is_run, weights_of_file, weights_to_judge
 from avs_jax.initialise import abstract_variables
+from avs_jax.logbook import TRAINING_DATA
 from avs_jax.model import build_model, example_inputs
+from avs_jax.predict import class_names
 from avs_jax.types import SAMPLE_RATE_HZ, Stereo
 from avs_jax.weight_origin import title
 
@@ -72,7 +75,7 @@ def export(
     card = {**describe(config, variables, None), **told_of(weights)}
   else:
     published = "" if is_run(workdir) else config.init.system
-    card = describe(config, variables, report.read(workdir), published=published)
+    card = describe(config, variables, report.read(workdir), published=published, workdir=workdir)
   card["batching"] = batching
   try:
     with open(os.path.join(output, PROGRAM), "wb") as file:
@@ -104,8 +107,9 @@ def told_of(weights: str) -> dict[str, Any]:
 
 
 def portable(settings: dict[str, Any]) -> dict[str, Any]:
-  """A config's settings without the folders of this machine that an application never reads."""
+  """A config's settings without the folders of this machine; `data.root` is then where AVS_DATA_ROOT says."""
   settings["data"]["media_cache"] = settings["warmup"]["folder"] = ""
+  settings["data"]["root"] = "$AVS_DATA_ROOT" if settings["data"]["root"] else ""
   settings["init"] = {key: title(path) if path else "" for key, path in settings["init"].items()}
   return settings
 
@@ -226,15 +230,21 @@ def unchecked() -> Iterator[None]:
 
 
 def describe(
-  config: Any, variables: Mapping[str, Any], board: Mapping[str, Any] | None, *, published: str = ""
+  config: Any,
+  variables: Mapping[str, Any],
+  board: Mapping[str, Any] | None,
+  *,
+  published: str = "",
+  workdir: str = "",
 ) -> dict[str, Any]:
   """What is known of the weights: model, training data by name, the run's own scoreboard.
 
   Args:
     board: the folder's scoreboard; of weights that were not trained there it counts only where it is theirs.
     published: the file of weights that were not trained here.
+    workdir: the run's folder, which says what it trained on.
   """
-  trained_on, is_stand_in = published_data(published) if published else training_data(config)
+  trained_on, is_stand_in = published_data(published) if published else training_data(config, workdir)
   weights_digest = combined(digest(variables))
   if published and board is not None and board.get("record", {}).get("weights_digest") != weights_digest:
     board = None
@@ -249,8 +259,9 @@ def describe(
     "seconds": config.data.seconds,
     "size": config.data.size,
     "num_classes": config.model.num_classes,
+    "classes": list(class_names(config)),  # () where there is one, or their names are not known
     "weights_digest": weights_digest,
-    "licence": licence(config),
+    "licence": licence(config, trained_on),
     "jax": jax.__version__,
     "commit": report.commit(),
   }
@@ -263,8 +274,15 @@ def describe(
   return card
 
 
-def training_data(config: Any) -> tuple[str, bool]:
-  """Name of the data that a config trains on, and whether it only stands in for a published data set."""
+def training_data(config: Any, workdir: str = "") -> tuple[str, bool]:
+  """Name of the data that a run trained on, and whether it only stands in for a published data set.
+
+  A stand-in that lies in a data set's layout is known from the run's folder alone.
+  """
+  with contextlib.suppress(FileNotFoundError), open(os.path.join(workdir, TRAINING_DATA)) as file:
+    found = json.load(file)
+    if found["is_stand_in"]:
+      return found["title"], True
   if not config.data.root:
     kinds = {"generated": "generated clips", "real_media": "real-media clips"}
     return f"{kinds.get(config.data.stand_in, config.data.stand_in)} (stand-in)", True
@@ -283,17 +301,17 @@ def published_data(path: str) -> tuple[str, bool]:
   return f"published weights ({title(path)}), not trained here: {trained_on}", bool(told.get("is_stand_in"))
 
 
-def licence(config: Any) -> str:
-  """What may be done with weights, in a sentence."""
+def licence(config: Any, trained_on: str) -> str:
+  """What may be done with weights of such training data, in a sentence."""
   began = [title(path) for path in (config.init.visual, config.init.audio, config.init.system) if path]
   if began:
     return (
       f"Code Apache-2.0; for the weights the terms of those they began from ({', '.join(began)}) and of the"
       " training data apply."
     )
-  if not config.data.root and config.data.stand_in == "generated":
+  if trained_on.startswith("generated"):
     return "Apache-2.0; the training clips were drawn by the program itself."
-  if not config.data.root:
+  if "(stand-in)" in trained_on:
     return (
       "Code Apache-2.0; the weights were trained on media of Debian packages under GPL and Creative Commons"
       " licences (docs/data.md), and are given under GPL-3.0 to be on the safe side."

@@ -12,11 +12,15 @@ from typing import Any
 
 import jax
 
+from avs_jax import tables
+
 log = logging.getLogger(__name__)
 
+TRAINING_DATA = "training_data.json"
 _NOTE = """\
 What is in this folder
   config.json       every setting of the run; --mode=eval needs nothing else
+  training_data.json  which clips it trained on, and whether they stand in for a data set
   log.txt           what was printed
   metrics.jsonl     a line per logged step and per validation
   tensorboard/      the same for TensorBoard
@@ -64,6 +68,8 @@ class Logbook:
     devices, batch = mesh.devices.size, self.config.schedule.batch
     self.steps = steps
     self.say(f"data: {source.title}, {len(source)} training clips")
+    if self.is_writer:
+      tables.save(os.path.join(self.workdir, TRAINING_DATA), training_data(source))
     self.say(
       f"devices: {devices} {mesh.devices.flat[0].device_kind} of {jax.device_count()}; batch {batch} clips"
       f" ({batch // mesh.shape['data']} a device); {steps} steps of {steps_per_epoch} an epoch"
@@ -163,6 +169,12 @@ def write_config(config: Any, workdir: str) -> None:
   """config.json, from which `--mode=eval --workdir=…` knows everything."""
   with open(os.path.join(workdir, "config.json"), "w") as file:
     json.dump(json.loads(config.to_json_best_effort()), file, indent=2)
+
+
+def training_data(source: Any) -> str:
+  """What `weight_origin.training_data` reads of a run, as JSON."""
+  about = {"title": source.title, "is_stand_in": source.is_stand_in, "clips": len(source)}
+  return json.dumps({**about, "missing_clips": getattr(source, "left_out", "")}, indent=1) + "\n"
 
 
 def duration(seconds: float) -> str:

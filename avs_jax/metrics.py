@@ -76,10 +76,7 @@ class Tally:
         continue
       values = tuple(np.array(leaf[row]) for leaf in leaves)
       key = (int(index[b]), int(np.asarray(second)[b, t]))
-      if (
-        isinstance(counts, FrameCounts)
-        and np.asarray(counts.accepted)[row, 0] != np.asarray(counts.pixels)[row]
-      ):
+      if _has_holes(counts, row):
         raise InputError(
           f"the prediction for second {key[1]} of clip {key[0]} holds values that are not numbers; judge other"
           " weights, or in float32 (model.dtype) if these were trained so."
@@ -100,6 +97,13 @@ class Tally:
     leaves = [np.stack(column) for column in zip(*(self._rows[key][1] for key in keys), strict=True)]
     names = self._kind.__dataclass_fields__
     return np.array(keys), counted, self._kind(**dict(zip(names, leaves, strict=True)))
+
+
+def _has_holes(counts: Any, row: int) -> bool:
+  """Whether a frame's prediction holds values that are not numbers: they are counted nowhere."""
+  if isinstance(counts, FrameCounts):
+    return bool(np.asarray(counts.accepted)[row, 0] != np.asarray(counts.pixels)[row])
+  return bool(np.asarray(counts.predicted)[row].sum() != np.asarray(counts.truth)[row].sum())
 
 
 def _frame_iou(counts: FrameCounts) -> np.ndarray:

@@ -25,9 +25,17 @@ def build_model(config: Any) -> nn.Module:
   """The system that `config.model` names, wrapped as `config.debias` says: contrast first, the guide outside.
 
   Raises:
-    InputError: an unknown system or setting, or a gate with the guide "euclidean".
+    InputError: an unknown system or setting, a gate without a guide or with "euclidean", or one in training alone.
   """
   check_choice("debias.guide", config.debias.guide, ("none", *guide.FORMS))
+  if config.debias.gate and config.debias.guide == "none":
+    raise InputError(
+      "debias.gate=True needs a guide to open and close it; choose a debias.guide, or set debias.gate=False."
+    )
+  if config.debias.gate_training and not config.debias.gate:
+    raise InputError(
+      "debias.gate_training=True needs debias.gate=True: a gate that was trained with would be missing afterwards."
+    )
   model = systems.build(**system_settings(config))
   if config.debias.contrast != "none":
     model = build_contrast(config, model)

@@ -76,7 +76,7 @@ def masks_under(
   hear: Hear, scene: Any, levels: Sequence[tuple[int, ...]]
 ) -> Bool[np.ndarray, "sounds T H W"]:
   """What is segmented of a scene's counted seconds when its objects sound at each of the `levels`."""
-  from avs_jax.evaluate import activity
+  from avs_jax.counts import activity
 
   sounds = np.stack([scene.sound(each) for each in levels])
   frames = np.broadcast_to(scene.frames, (len(levels), *scene.frames.shape))

@@ -183,6 +183,15 @@ def _part(found: Mapping[str, Any], like: Any) -> dict[str, Any]:
   return traverse_util.unflatten_dict({path: parted[path] for path in flat})
 
 
+def decayed(params: Any) -> Any:
+  """Which parameters `adamw` decays: no norm scales and no biases, stacked over blocks (`scan`) or not."""
+
+  def is_decayed(path: tuple, x: Any) -> bool:
+    return x.ndim > 1 and getattr(path[-1], "key", "") not in ("scale", "bias")
+
+  return jax.tree_util.tree_map_with_path(is_decayed, params)
+
+
 def restart_adam(b1: float, b2: float, hold_until: Mapping[str, int]) -> optax.GradientTransformation:
   """Adam's bias correction counts from the step at which a held parameter starts to move, not from the first.
 
@@ -231,10 +240,7 @@ def build(config: Any, schedule: Any, steps: int, steps_per_epoch: int) -> optax
     "adam": lambda: adam,
     "adamw": lambda: [
       *adam,
-      # Norm scales and biases are not decayed.
-      optax.add_decayed_weights(
-        config["weight_decay"], lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
-      ),
+      optax.add_decayed_weights(config["weight_decay"], decayed),
     ],
     # As PyTorch does with one group of parameters: norm scales and biases are decayed too.
     "adamw_all": lambda: [*adam, optax.add_decayed_weights(config["weight_decay"])],

@@ -88,8 +88,8 @@ def build(
 ) -> Callable[[Mapping[str, Any], Any], Rows]:
   """What adds marks to batches (`mark(rows, source)`), as `config.marks` says; made once, kept in `workdir`.
 
-  Clusters hear with the audio encoder of `variables`; where it is to learn it is kept with them, so that the
-  marks stay what they were.
+  Clusters hear with the audio encoder of `variables`, without directions; where it is to learn it is kept with them,
+  so that the marks stay what they were.
 
   Args:
     may_fit: without it, marks that should be in `workdir` and are not are an error.
@@ -145,7 +145,7 @@ def build(
       return marks.heard_classes(recognise(sounds), settings.theta, settings.top_k)[..., chosen]
 
     return Marker(hear, "waveform", queries, settings.dilation)
-  listen = jax.jit(functools.partial(base.apply, method="listen"))
+  listen = jax.jit(functools.partial(base.apply, method="hear"))
   form = "waveform" if base.takes_waveform else "log_mel"
   if kept is None:
     heard = [np.asarray(listen(own, x[None])[0]) for x in training_sounds(config, form)]

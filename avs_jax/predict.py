@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from avs_jax import mesh as meshes
+from avs_jax.counts import activity
 from avs_jax.errors import InputError
 from avs_jax.own_video import windows
 from avs_jax.own_video.prediction import Prediction
@@ -58,8 +59,8 @@ class Predictor:
     card: Mapping[str, Any] | None = None,
   ):
     from avs_jax.checkpoint import combined, digest
-    from avs_jax.encoders import takes_waveform
     from avs_jax.model import build_model
+    from data_pipelines.feed import takes_waveform
 
     self.config, self.mark, self.card = config, mark, dict(card or {})
     self.class_names, self.name = (
@@ -68,7 +69,7 @@ class Predictor:
     )
     self.seconds, self.size = config.data.seconds, config.data.size
     self.batch = batch or (1 if jax.default_backend() == "cpu" else 8)
-    self.takes_waveform, self.stereo = takes_waveform(config.model.audio), config.model.stereo
+    self.takes_waveform, self.stereo = takes_waveform(config), config.model.stereo
     self.weights_digest = combined(digest(variables))
     mesh = meshes.make_mesh(self.batch)
     self._mesh = mesh
@@ -85,6 +86,7 @@ class Predictor:
     """
     from avs_jax import perception
     from avs_jax.checkpoint import load_variables
+    from avs_jax.export import training_data
     from avs_jax.model import build_model
     from configs import common
 
@@ -98,9 +100,12 @@ class Predictor:
       _check_marks(config, workdir)
       mark = perception.build(config, build_model(config), variables, workdir, may_fit=False)
       options = {"mark": mark, **options}
-    return cls(
-      config, variables, **{"name": config.title or os.path.basename(os.path.abspath(workdir)), **options}
-    )
+    trained_on, is_stand_in = training_data(config, workdir)
+    told = {
+      "name": config.title or os.path.basename(os.path.abspath(workdir)),
+      "card": {"trained_on": trained_on, "is_stand_in": is_stand_in},
+    }
+    return cls(config, variables, **{**told, **options})
 
   @classmethod
   def from_weights(cls, file: str | os.PathLike | None = None, **options: Any) -> "Predictor":
@@ -334,12 +339,9 @@ def class_names(config: Any) -> tuple[str, ...]:
 def _reduce(outputs: Any) -> dict[str, jax.Array]:
   """The maps that a prediction keeps, of all slots of a batch."""
   logits = outputs.logits.astype(jnp.float32)
-  found = {}
-  if logits.shape[-1] == 1:
-    found["coarse"] = jax.nn.sigmoid(logits[..., 0])  # [B, T, h, w]
-  else:
+  found = {"coarse": activity(logits)}  # [B, T, h, w]
+  if logits.shape[-1] > 1:
     shares = jax.nn.softmax(logits, axis=-1)
-    found["coarse"] = 1 - shares[..., 0]
     found["classes"] = jnp.argmax(shares[..., 1:], axis=-1).astype(jnp.int32) + 1
     found["class_probability"] = jnp.max(shares[..., 1:], axis=-1)
   if outputs.similarity is not None:

@@ -70,8 +70,7 @@ def train_until(stop: StopFlag, config: Any, workdir: str) -> TrainState:
   source = sources.build(config, "train")
   val_source = sources.build(config, "val", limit=config.eval.clips)
   sounds.check_evaluation(config)
-  steps_per_epoch = max(len(source) // config.schedule.batch, 1)
-  steps = config.steps or config.schedule.epochs * steps_per_epoch
+  steps, steps_per_epoch = planned_steps(config, len(source))
   manifest = TrainingManifest(
     workdir,
     feed.training_negatives(config),
@@ -201,12 +200,13 @@ def check_settings(config: Any) -> None:
     raise InputError(
       f"schedule.accumulate={config.schedule.accumulate} must divide schedule.batch={config.schedule.batch}."
     )
-  if config.debias.mismatch and config.schedule.batch == config.schedule.accumulate:
+  if config.debias.mismatch and config.schedule.batch == 1:
     raise InputError(
-      f"debias.mismatch={config.debias.mismatch} holds each sound against the other pictures of its piece of the"
-      f" batch, and schedule.batch={config.schedule.batch} in {config.schedule.accumulate} pieces leaves none; make"
-      " the batch larger, or set debias.mismatch=0."
+      f"debias.mismatch={config.debias.mismatch} holds each sound against the other pictures of its batch, and"
+      " schedule.batch=1 leaves none; make the batch larger, or set debias.mismatch=0."
     )
+  if config.loss.matching != "none" and not config.loss.matching_weight:
+    log.warning("loss.matching=%s does nothing: loss.matching_weight is 0", config.loss.matching)
   for name in config.eval.conditions:
     condition_of(name)
   known = selection_metrics(config.model.num_classes)
@@ -216,11 +216,17 @@ def check_settings(config: Any) -> None:
     )
 
 
+def planned_steps(config: Any, clips: int) -> tuple[int, int]:
+  """Steps of the whole training on so many clips, and of an epoch."""
+  steps_per_epoch = max(clips // config.schedule.batch, 1)
+  return config.steps or config.schedule.epochs * steps_per_epoch, steps_per_epoch
+
+
 def validation_steps(config: Any, steps: int, steps_per_epoch: int) -> set[int]:
   """Steps after which the validation split is scored; the last step always is."""
   every = max(round(config.eval.every_epochs * steps_per_epoch), 1)
   first = config.eval.from_epoch * steps_per_epoch
-  return {step for step in range(every, steps + 1, every) if step > first} | {steps}
+  return {step for step in range(every, steps + 1, every) if step >= first} | {steps}
 
 
 def check_finite(recent: deque[tuple[int, np.ndarray, dict]], source: Any) -> dict[str, float]:

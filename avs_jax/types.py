@@ -100,6 +100,7 @@ class Outputs:
     query_masks: mask logits of every query [B T h w Q], before the decoder's first layer and after each.
     query_classes: its class logits [B T Q E], the last one "nothing", paired with `query_masks`.
     marks: how active each query is, 0 to 1; `systems.active_queries`.
+    real: whether a frame is no padding, where a network's logits are zero on padding; `systems.active_queries`.
     draw: a random number for each frame, in training, for losses that draw at random.
     mix_mask: AVSegFormer's auxiliary mask logits.
     uncertainty: RAVS's per-pixel uncertainty in [0, 1].
@@ -123,6 +124,7 @@ class Outputs:
   query_masks: tuple | None = None
   query_classes: tuple | None = None
   marks: Float[AnyArray, "B T Q"] | None = None
+  real: Bool[AnyArray, "B T"] | None = None
   draw: UInt32[AnyArray, "B T"] | None = None
   mix_mask: Float[AnyArray, "..."] | None = None
   uncertainty: Float[AnyArray, "B T H W 1"] | None = None

@@ -1,5 +1,6 @@
 """Several runs from one config, one after the other, and the table that sets them side by side."""
 
+import contextlib
 import logging
 import os
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import jax
 
 from avs_jax import report, settings
+from avs_jax.checkpoint import Checkpoints
 from avs_jax.errors import InputError
 
 # Sections whose keys are names of somebody else's: encoders' arguments, prefixes of parameters.
@@ -56,8 +58,13 @@ def train_all(config: Any, workdir: str) -> dict[str, dict]:
 
 
 def _is_judged(config: Any, folder: str) -> bool:
-  """Whether the folder's scoreboard is of these very settings; not so where a run was made longer and stopped."""
+  """Whether the folder's scoreboard is of these very settings, and of weights that were trained to the end.
+
+  Not so where a run was made longer and stopped, or judged while it was being trained.
+  """
+  from avs_jax.train import planned_steps
   from configs import common
+  from data_pipelines import sources
 
   board = report.read(folder)
   if board is None:
@@ -66,7 +73,13 @@ def _is_judged(config: Any, folder: str) -> bool:
     then = common.from_json(board["record"]["config"], folder)
   except (KeyError, InputError):
     return False
-  return settings.deciding(then) == settings.deciding(config)
+  if settings.deciding(then) != settings.deciding(config):
+    return False
+  if not os.path.isdir(os.path.join(folder, "checkpoints")):
+    return False
+  with contextlib.closing(Checkpoints(os.path.join(folder, "checkpoints"), keep=0)) as kept:
+    saved = kept.steps()
+  return bool(saved) and saved[-1] >= planned_steps(config, len(sources.build(config, "train")))[0]
 
 
 def evaluate_all(config: Any, workdir: str) -> dict[str, dict]:

@@ -79,6 +79,8 @@ def follow_paper(config: ConfigDict, benchmark: str) -> None:
 def from_json(saved: dict, origin: str) -> ConfigDict:
   """The config that a run wrote beside its checkpoints.
 
+  Where its data set does not lie where it did (another machine's file), AVS_DATA_ROOT is taken, if it is set.
+
   Raises:
     InputError: a key is unknown today, or its value is of another kind.
   """
@@ -90,6 +92,9 @@ def from_json(saved: dict, origin: str) -> ConfigDict:
     saved = {**saved, "loss": {key: value for key, value in saved["loss"].items() if key != "name"}}
   select_system(config, model["system"])
   _fill(config, saved, origin)
+  root = os.environ.get("AVS_DATA_ROOT", "")
+  if root and config.data.root and not os.path.isdir(config.data.root):
+    config.data.root = root
   return config
 
 

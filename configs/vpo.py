@@ -53,6 +53,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.stereo = subset == "msmi"
     if config.model.stereo and system == "sdavs":
       config.model.sound_map = "embedding"  # cells of a sound's map have no direction
+    config.data.curriculum = ()  # AVSS's parts, which VPO has not
     config.schedule.epochs = 60
     config.eval.metric = "iou_dataset" if is_binary else "iou_class_dataset"
   return config.lock()

@@ -115,6 +115,7 @@ class Composer:
     empty_masks: negatives get empty masks (training); else they keep the object's (evaluation).
     seed: of noising and augmentation.
     decoys: makes a second sound for every row, one that belongs to no picture (training).
+    raw_decoys: they are given as samples, for an audio encoder that takes such; else as examples.
 
   Raises:
     InputError: a clip lacks the sound, log-mel or direction that is wanted.
@@ -132,6 +133,7 @@ class Composer:
   seed: int = 0
   pan: bool = False
   decoys: Negatives | None = None
+  raw_decoys: bool = False
 
   def __post_init__(self):
     check_choice("negatives.front_end", self.front_end, FRONT_ENDS)
@@ -213,7 +215,7 @@ class Composer:
     wave = self.decoys.substitute(self._silence(clip), pair, epoch, index)
     if self.augment and pair.condition != SILENCE:
       wave = self.augment.waveform(wave, rng)
-    if self.waveform:
+    if self.raw_decoys:
       return self._by_seconds(wave)
     log_mel = self._listen(clip, wave, pair)
     return self.augment.log_mel(log_mel, rng) if self.augment else log_mel

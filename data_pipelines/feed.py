@@ -15,26 +15,24 @@ from data_pipelines.noising import TONES, Augment, Diffusion, Noising
 
 # Noise of a training pair: its own seed, so that the sounds of an evaluation never depend on training.
 _TRAINING_STREAM = 1
+_OF_SOUNDS = ("gain_db", "equaliser_db", "shift_s", "reverberation")  # what `augment` does to samples
 _DECOY_STREAM = 1_000_000  # and the decoys theirs, or they would be the pair's own noise
 
 
-def noise_recordings(config: Any, split: str) -> dict[str, np.ndarray]:
+def noise_recordings(config: Any, *, training: bool) -> dict[str, np.ndarray]:
   """Recorded noise of the real-media stand-in (other kinds in training and in evaluation); else none."""
   if config.data.root or config.data.stand_in != "real_media":
     return {}
   from data_pipelines import real_media
 
-  found = real_media.noise_recordings(
-    "train" if split == "train" else "test", config.data.media_cache or None
-  )
+  found = real_media.noise_recordings("train" if training else "test", config.data.media_cache or None)
   return {f"recording {number}": sound for number, sound in enumerate(found)}
 
 
-def negative_pairs(config: Any, split: str) -> negatives.Negatives:
-  """How negative sounds of a split are made. Evaluation is seeded by the data, training by the run."""
-  settings, recordings = config.negatives, noise_recordings(config, split)
+def negative_pairs(config: Any, *, training: bool) -> negatives.Negatives:
+  """How negative sounds are made. Evaluation, of whatever split, is seeded by the data, training by the run."""
+  settings, recordings = config.negatives, noise_recordings(config, training=training)
   kinds = negatives.Negatives.noise_kinds + (("recorded",) * 2 if recordings else ())
-  training = split == "train"
   if training:  # an evaluation's noise is the same for every recipe
     kinds += (TONES,) * settings.tones
   return negatives.Negatives(
@@ -65,7 +63,6 @@ def noising(config: Any) -> Noising | None:
     where=settings.where if diffusion else "log_mel",
     steps=(1, settings.max_step),
     snr_db=tuple(settings.mix_snr_db) or None,
-    recordings=noise_recordings(config, "train"),
   )
 
 
@@ -81,6 +78,7 @@ def training(
 ) -> loader.BatchIterator:
   """Batches of this process from number `start` on; each a pure function of the seed and its number."""
   settings, pairs = config.data, nonsense(config) if is_labelled else training_negatives(config)
+  _check_sounds(config, source)
   if pairs is not None and pairs.offscreen:
     pairs.donors(source)  # refuses, before the first step, data that cannot lend any
   batches = loader.train_batches(
@@ -98,21 +96,40 @@ def training(
     waveform=takes_waveform(config),
     pan=config.model.stereo,
     decoys=None if is_labelled else decoys(config),
+    raw_decoys=encoders.takes_waveform(config.model.audio),
     parts=() if is_labelled else tuple(settings.curriculum),
   )
   return loader.iterate(batches, start, threads=settings.threads, workers=settings.workers)
 
 
+def _check_sounds(config: Any, source: Source) -> None:
+  """Refuses, before the first step, settings that change sounds where only log-mels can be read."""
+  mixes, changes = noising(config), augmentation(config)
+  asked = {
+    "noising.mix_snr_db": mixes is not None and mixes.snr_db is not None,
+    "noising.where=waveform": config.noising.where == "waveform",
+    **{f"augment.{name}": changes is not None and getattr(changes, name) > 0 for name in _OF_SOUNDS},
+  }
+  settings = [name for name, is_set in asked.items() if is_set]
+  if settings and len(source):
+    try:
+      source.sound(0)
+    except InputError as error:
+      raise InputError(
+        f"{', '.join(settings)}: the sounds themselves are needed to train so: {error}"
+      ) from None
+
+
 def training_negatives(config: Any) -> negatives.Negatives | None:
   """The negative pairs of training, None where there are none."""
-  return negative_pairs(config, "train") if config.negatives.fraction else None
+  return negative_pairs(config, training=True) if config.negatives.fraction else None
 
 
 def decoys(config: Any) -> negatives.Negatives | None:
   """Sounds of nothing for `debias.decoys`: silence and noise in the shares of `config.negatives`."""
   if not config.debias.decoys:
     return None
-  pairs = negative_pairs(config, "train")
+  pairs = negative_pairs(config, training=True)
   return dataclasses.replace(pairs, fraction=1.0, offscreen=0.0, seed=pairs.seed + _DECOY_STREAM)
 
 
@@ -121,7 +138,7 @@ def nonsense(config: Any) -> negatives.Negatives | None:
   share = config.warmup.nonsense
   if not share:
     return None
-  pairs = negative_pairs(config, "train")
+  pairs = negative_pairs(config, training=True)
   kinds = tuple(kind for kind in pairs.noise_kinds if kind != TONES)  # recipes share one warm-up
   shares = {"silence": 1.0, "noise": 1.0, "offscreen": 0.0}
   return dataclasses.replace(pairs, fraction=share, **shares, noise_kinds=kinds, redraw=True)
@@ -138,7 +155,7 @@ def evaluation(config: Any, source: Source, condition: int) -> Iterator[Mapping[
     source,
     batch=config.eval.batch,
     condition=int(condition),
-    negatives=negative_pairs(config, config.eval.split),
+    negatives=negative_pairs(config, training=False),
     front_end=config.negatives.front_end,
     host=jax.process_index(),
     hosts=jax.process_count(),

@@ -187,6 +187,7 @@ def train_batches(
   waveform: bool = False,
   pan: bool = False,
   decoys: Negatives | None = None,
+  raw_decoys: bool = False,
   empty_masks: bool = True,
   parts: Sequence[str] = (),
 ) -> grain.MapDataset:
@@ -199,7 +200,7 @@ def train_batches(
     cache: keep decoded clips in memory: a bound in MB, True for 2048, False for none.
     size: of the frames, one number for a square; None leaves them as the source gives them.
     waveform, pan: the raw sound, and where it comes from, are wanted too.
-    decoys: makes a second sound for every clip, one that belongs to no picture.
+    decoys, raw_decoys: makes a second sound for every clip, one that belongs to no picture; samples, not log-mels.
     empty_masks: a negative's mask is empty.
     parts: of the data set, in the order in which an epoch goes through them (`curriculum.epoch`).
 
@@ -212,7 +213,18 @@ def train_batches(
     raise InputError(f"{source.title}: the training split is empty.")
   kept = keep(source, cache)
   composer = Composer(
-    kept, negatives, noising, augment, front_end, square(size), waveform, empty_masks, seed, pan, decoys
+    kept,
+    negatives,
+    noising=noising,
+    augment=augment,
+    front_end=front_end,
+    size=square(size),
+    waveform=waveform,
+    empty_masks=empty_masks,
+    seed=seed,
+    pan=pan,
+    decoys=decoys,
+    raw_decoys=raw_decoys,
   )
   if negatives is not None and negatives.fraction and negatives.offscreen:
     negatives.donors(kept).check()  # here rather than in a worker

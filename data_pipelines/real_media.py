@@ -72,7 +72,9 @@ class RealMedia:
     cache_dir: str | os.PathLike | None = None,
     binary: bool = False,
     has_pan: bool = False,
+    annotated: str = "all",
   ):
+    _require(annotated in ("all", "first"), f"annotated is {annotated!r}, expected all or first; name one")
     _require(
       subset in SUBSETS, f"subset {subset!r} is unknown, expected one of {', '.join(SUBSETS)}; name one"
     )
@@ -88,7 +90,7 @@ class RealMedia:
       len(set(classes)) == len(classes) >= least,
       f"classes holds {list(classes)}, expected at least {least} different names; mend the list",
     )
-    self.subset, self.split, self.seed = subset, split, seed
+    self.subset, self.split, self.seed, self.annotated = subset, split, seed, annotated
     self.categories = tuple(classes)
     self.broad = tuple(known[name] for name in classes)
     self.size, self.seconds = (size, size), seconds
@@ -131,7 +133,7 @@ class RealMedia:
       self.ids[index],
       frames,
       masks,
-      every,
+      every if self.annotated == "all" else np.arange(self.seconds) == 0,
       every.copy(),
       self.sound(index),
       sounding=sounding,

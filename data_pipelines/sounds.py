@@ -257,7 +257,7 @@ def check_evaluation(config: Any, source: Source | None = None) -> None:
     needs.append(
       f"model.audio={config.model.audio}" if config.marks.kind != "classifier" else "marks.kind=classifier"
     )
-  pairs = feed.negative_pairs(config, config.eval.split)
+  pairs = feed.negative_pairs(config, training=False)
   for name in config.eval.conditions:
     is_published = published(config, source, name) is not None
     if name == "offscreen" and not is_published:
@@ -289,7 +289,7 @@ def batches(config: Any, source: Source, name: str) -> Iterator[Mapping[str, np.
     source,
     batch=config.eval.batch,
     condition=condition,
-    negatives=feed.negative_pairs(config, config.eval.split),
+    negatives=feed.negative_pairs(config, training=False),
     front_end=config.negatives.front_end,
     host=jax.process_index(),
     hosts=jax.process_count(),
@@ -307,7 +307,7 @@ def batches(config: Any, source: Source, name: str) -> Iterator[Mapping[str, np.
 
 def write_manifest(config: Any, source: Source, path: str) -> None:
   """Which sound each clip got, as CSV. Unseen sounds are left out: every clip gets the same."""
-  pairs, split = feed.negative_pairs(config, config.eval.split), config.eval.split
+  pairs, split = feed.negative_pairs(config, training=False), config.eval.split
   rows = []
   for name in config.eval.conditions:
     if published(config, source, name) is None:

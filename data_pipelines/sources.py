@@ -161,21 +161,16 @@ def _real(config: Any, split: str) -> Source:
 
 
 def _packed(data: Any, name: str, split: str) -> Source:
-  """The packed split, if it is of the data set and as large as the settings say."""
+  """The packed split, if it is of the data set."""
   from data_pipelines.avsbench_tfds import Packed
 
-  source = Packed(data.root, split)
+  source = Packed(data.root, split, size=data.size)
   if source.subset is None:
     log.warning("%s does not say which data set was packed; it is taken for %s.", source.path, name)
   elif source.subset != name:
     raise InputError(
       f"data.root={data.root} holds a pack of {source.subset}, not of {name}; set data.name={source.subset} or give"
       " another data.root."
-    )
-  if data.size is not None and data.size > min(source.size):
-    raise InputError(
-      f"data.size={data.size}: {source.path} was packed at {source.size[0]}x{source.size[1]} pixels, and larger ones"
-      " would only be made up; set data.size to that, or pack again with --mode=prepare."
     )
   return source
 
@@ -184,15 +179,16 @@ def _stand_in(config: Any, split: str) -> Source:
   data, name = config.data, avsbench_index.data_name(config.data.name)
   subset = SUBSETS[name]
   count = data.clips["test" if split.startswith("test") else split]
-  told = {"binary": config.model.num_classes == 1, "has_pan": config.model.stereo}
+  is_first_only = name == "s4" and split == "train" and data.annotated == "published"
+  told = {
+    "annotated": "first" if is_first_only else "all",
+    "binary": config.model.num_classes == 1,
+    "has_pan": config.model.stereo,
+  }
   if data.stand_in == "generated":
     from data_pipelines.generated import Generated
 
-    is_first_only = name == "s4" and split == "train" and data.annotated == "published"
-    annotated = "first" if is_first_only else "all"
-    return Generated(
-      subset, split, count, size=data.size, seconds=data.seconds, seed=data.seed, annotated=annotated, **told
-    )
+    return Generated(subset, split, count, size=data.size, seconds=data.seconds, seed=data.seed, **told)
   if data.stand_in == "real_media":
     from data_pipelines.real_media import RealMedia, prepare
 

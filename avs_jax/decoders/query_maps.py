@@ -75,7 +75,7 @@ def released_semantic(
 
 
 def paint(outputs: Outputs, count: int, mode: str) -> Outputs:
-  """`outputs` with its logits made anew from the last masks and classes of its queries and their marks.
+  """`outputs` with its logits made anew from the last masks and classes of its queries and their marks; 0 on padding.
 
   Args:
     count: K; 1 for a binary map.
@@ -93,4 +93,7 @@ def paint(outputs: Outputs, count: int, mode: str) -> Outputs:
   else:
     drawn = covered(masks, classes, marks) if count == 1 else named(masks, classes, marks, count)
     drawn = resize_bilinear(drawn, size, align_corners=False)
-  return outputs.replace(logits=drawn.reshape(outputs.logits.shape).astype(jnp.float32))
+  logits = drawn.reshape(outputs.logits.shape).astype(jnp.float32)
+  if outputs.real is not None:
+    logits = logits * outputs.real[..., None, None, None]
+  return outputs.replace(logits=logits)

@@ -146,6 +146,7 @@ class ActiveQueries(System):
       query_masks=tuple(scene.unfold(x) for x in masks),
       query_classes=tuple(scene.unfold(x) for x in classes),
       marks=scene.unfold(opened),
+      real=None if scene.keep is None else scene.keep.reshape(scene.shape) > 0,
       draw=jax.random.bits(self.make_rng("dropout"), shape[:2]) if train else None,
     )
     return self.paint(drawn)

@@ -6,6 +6,7 @@
 A split appears under its name only when it is whole.
 """
 
+import dataclasses
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from avs_jax.errors import InputError
+from data_pipelines import transforms
 from data_pipelines.clips import Clip, Source
 
 FORMAT = 1
@@ -73,11 +75,18 @@ def pack(source: Source, out_dir: str | Path, split: str, *, subset: str | None 
 class Packed:
   """A packed split as a `Source`, equal to what was packed but for the sound's 16 bits.
 
+  Args:
+    size: side of the pictures given out; None as they were packed.
+
   Attributes:
     subset: the `data.name` that was packed; None where the pack does not say.
+    size, packed_size: height and width of the pictures given out, and of those in the pack.
+
+  Raises:
+    InputError: there is no such pack, it is damaged, or its pictures are smaller than `size`.
   """
 
-  def __init__(self, folder: str | Path, split: str):
+  def __init__(self, folder: str | Path, split: str, *, size: int | None = None):
     self.path = Path(folder) / split
     try:
       facts = json.loads((self.path / "source.json").read_text())
@@ -95,7 +104,14 @@ class Packed:
     self.num_classes, self.seconds = facts["num_classes"], facts["seconds"]
     self.subset: str | None = facts.get("subset")
     self.left_out: str = facts.get("left_out", "")
-    self.size, self.ids = tuple(facts["size"]), tuple(facts["ids"])
+    self.packed_size, self.ids = tuple(facts["size"]), tuple(facts["ids"])
+    self.size = self.packed_size if size is None else (size, size)
+    if max(self.size) > min(self.packed_size):
+      high, wide = self.packed_size
+      raise InputError(
+        f"data.size={size}: {self.path} was packed at {high}x{wide} pixels, and larger ones would only be made up; set"
+        " data.size to that, or pack again with --mode=prepare."
+      )
     self.categories, self.broad = tuple(facts["categories"]), tuple(facts["broad"])
     self.audio_padding = facts["audio_padding"]
     self.parts = tuple(facts.get("parts", ()))
@@ -132,7 +148,11 @@ class Packed:
       raise InputError(
         f"{self.path}: record {index} is {clip.id}, not {self.ids[index]}; pack the split again."
       )
-    return clip
+    frames, masks = (
+      transforms.resize_frames(clip.frames, self.size),
+      transforms.resize_mask(clip.masks, self.size),
+    )
+    return dataclasses.replace(clip, frames=frames, masks=masks)
 
   def sound(self, index: int) -> np.ndarray:
     """The clip's waveform; its pictures stay undecoded.

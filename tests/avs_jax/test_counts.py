@@ -29,3 +29,16 @@ def test_counts_stay_exact_at_512_pixels():
   assert found.truth[0] == masks.sum() and found.accepted[0, 0] == 512 * 512
   for i in (1, 100, 253):
     assert found.hits[0, i] == ((p >= counts.THRESHOLDS[i]) & masks).sum()
+
+
+def test_activity_is_above_one_half_where_the_likeliest_class_is_not_the_background():
+  one = np.array([[0.0], [2.0]], np.float32)
+  np.testing.assert_allclose(counts.activity(one), [0.5, 0.880797], rtol=1e-5)
+  logits = np.random.default_rng(0).standard_normal((500, 9)).astype(np.float32)
+  np.testing.assert_array_equal(counts.activity(logits) > 0.5, counts.likeliest(logits) > 0)
+  assert {True, False} == set((counts.likeliest(logits) > 0).tolist())
+
+
+def test_the_likeliest_class_of_what_is_not_a_number_is_none():
+  logits = np.array([[0.0, 1.0], [np.nan, 1.0], [0.0, np.inf]], np.float32)
+  assert counts.likeliest(logits).tolist() == [1, -1, -1]

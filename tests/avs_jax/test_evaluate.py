@@ -110,13 +110,6 @@ def test_the_figures_that_choose_the_best_are_those_where_more_is_better():
   assert not set(evaluation.selection_metrics(71)) & set(evaluation.selection_metrics(1))
 
 
-def test_activity_is_a_sigmoid_or_what_is_not_background():
-  one = jnp.array([0.0, 2.0]).reshape(1, 1, 1, 2, 1)
-  np.testing.assert_allclose(evaluation.activity(one).ravel(), [0.5, 0.880797], rtol=1e-5)
-  classes = jnp.zeros((1, 1, 1, 1, 4))
-  np.testing.assert_allclose(evaluation.activity(classes).ravel(), [0.75], rtol=1e-6)
-
-
 def test_a_perfect_prediction_is_scored_as_perfect_and_filling_rows_count_for_nothing():
   masks = np.zeros((2, 1, 8, 8), np.int32)
   masks[:, :, 2:6, 2:6] = 1

@@ -13,6 +13,7 @@ from avs_jax import bundle, export, report
 from avs_jax.checkpoint import Checkpoints, combined, digest
 from avs_jax.errors import InputError
 from avs_jax.initialise import abstract_variables, initialise
+from avs_jax.logbook import TRAINING_DATA, training_data
 from avs_jax.model import build_model, example_inputs
 from avs_jax.types import Outputs
 from configs import common, tiny
@@ -99,9 +100,32 @@ def test_a_file_for_others_names_no_folder_of_this_machine():
   config = tiny.get_config()
   config.data.media_cache, config.warmup.folder = "/somebody/media", "/somebody/warm"
   config.init.system, config.init.visual = "/somebody/MS3.pth", "imagenet"
+  config.data.root = "/somebody/AVSBench"
   assert "/somebody" not in json.dumps(export.portable(json.loads(config.to_json_best_effort())))
-  assert export.portable(json.loads(config.to_json_best_effort()))["init"]["system"] == "MS3.pth"
-  assert "(imagenet, MS3.pth)" in export.licence(config)
+  settings = export.portable(json.loads(config.to_json_best_effort()))
+  assert (settings["init"]["system"], settings["data"]["root"]) == ("MS3.pth", "$AVS_DATA_ROOT")
+  assert "(imagenet, MS3.pth)" in export.licence(config, "AVSBench-MS3")
+
+
+def test_a_stand_in_in_a_data_sets_layout_is_named_as_one(exported, small, tmp_path):
+  _, variables, *_ = exported
+  config = small({"data.root": "/data", "data.name": "ms3"})
+  for title, licence in (
+    ("generated multi-source clips (stand-in), in the layout of MS3", "drawn by the program itself"),
+    ("composed multi-source clips of real media, train (stand-in), in the layout of MS3", "under GPL-3.0"),
+  ):
+    source = type("Source", (), {"title": title, "is_stand_in": True, "__len__": lambda _: 3})()
+    (tmp_path / TRAINING_DATA).write_text(training_data(source))
+    card = export.describe(config, variables, None, workdir=str(tmp_path))
+    assert (card["trained_on"], card["is_stand_in"]) == (title, True) and licence in card["licence"]
+  (tmp_path / TRAINING_DATA).write_text(json.dumps({"title": "MS3", "is_stand_in": False}))
+  assert export.training_data(config, str(tmp_path)) == ("AVSBench-MS3", False)
+
+
+def test_the_card_names_the_classes(exported, small):
+  _, variables, *_ = exported
+  names = export.describe(small({"data.name": "avss", "model.num_classes": 9}), variables, None)["classes"]
+  assert len(names) == 9 and names[0] == "background" and "guitar" in names
 
 
 def test_a_scoreboard_of_other_weights_is_said_to_be_so(exported, small):

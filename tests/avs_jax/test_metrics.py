@@ -189,6 +189,16 @@ def test_a_prediction_that_is_not_a_number_stops_the_evaluation():
     tally_of(logits, np.zeros((1, 2, 4, 4), np.int32))
 
 
+def test_a_prediction_of_classes_that_is_not_a_number_stops_it_too():
+  logits = np.zeros((2, 4, 4, 3), np.float32)
+  logits[1, 0, 0, 2] = np.nan
+  tally = metrics.Tally()
+  with pytest.raises(InputError, match="second 1 of clip 0 holds values that are not numbers"):
+    tally.add(
+      metrics.class_counts(logits, np.zeros((2, 4, 4), np.int32)), np.array([0]), np.ones((1, 2), bool)
+    )
+
+
 @pytest.mark.parametrize("figure", [metrics.iou_frame, metrics.f_max_batch])
 def test_one_call_refuses_masks_of_255_and_logits_that_are_no_numbers(figure):
   logits = np.random.default_rng(0).standard_normal((3, 8, 8)).astype(np.float32)

@@ -87,6 +87,19 @@ def test_scales_and_biases_are_not_decayed():
   np.testing.assert_allclose(update["visual_encoder"]["block1_0"]["kernel"], -0.05, rtol=1e-5)
 
 
+def test_scanned_blocks_are_decayed_as_unrolled_ones_are():
+  block = {
+    "kernel": jnp.ones((3, 4)),
+    "bias": jnp.ones(4),
+    "norm": {"scale": jnp.ones(4), "bias": jnp.ones(4)},
+  }
+  stacked = jax.tree.map(lambda x: jnp.stack([x, x]), block)
+  assert optimizers.decayed({"block1": stacked})["block1"] == optimizers.decayed(block)
+  assert optimizers.decayed(block) == {
+    "kernel": True, "bias": False, "norm": {"scale": False, "bias": False},
+  }  # fmt: skip
+
+
 def test_adamw_all_decays_scales_and_biases_too():
   zero = jax.tree.map(jnp.zeros_like, PARAMS)
   rule = optimizers.build(settings(name="adamw_all", weight_decay=0.5), schedule(), 10, 1)

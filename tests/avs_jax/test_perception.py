@@ -83,6 +83,14 @@ def test_a_guided_and_contrasted_system_is_heard_through_its_wrappers(tiny_queri
   assert base.apply(ear, SILENT, method="listen").shape == (1, 2, 128)
 
 
+def test_clusters_of_a_system_that_hears_directions_are_of_its_mono_sound(tiny_queries, start, tmp_path):
+  config = tiny_queries({"model.stereo": True, "data.name": "vpo_msmi"})
+  model = build_model(config)
+  mark = perception.build(config, model, starting_variables(config, model), str(tmp_path))
+  rows, source = batch_of(config)
+  assert "pan" in rows and mark(rows, source)["marks"].sum(-1).min() >= 1
+
+
 def test_the_same_sound_is_judged_once():
   asked = []
 

@@ -173,7 +173,14 @@ def test_other_settings_than_the_checkpoints_are_refused_and_leave_the_folder_al
     change(other)
     with pytest.raises(InputError, match=message):
       train(other, str(folder))
-    for name in ("config.json", "scoreboard.json", "log.txt", "README.txt", "metrics.jsonl"):
+    for name in (
+      "config.json",
+      "scoreboard.json",
+      "log.txt",
+      "README.txt",
+      "metrics.jsonl",
+      "training_data.json",
+    ):
       assert (folder / name).read_bytes() == (whole / name).read_bytes()
 
 
@@ -226,10 +233,9 @@ def test_the_first_step_that_is_not_finite_is_named_with_its_clips():
   [
     ({"schedule.accumulate": 3}, "schedule.accumulate=3 must divide schedule.batch=2"),
     ({"schedule.accumulate": 0}, "schedule.accumulate=0 must divide"),
-    (
-      {"debias.mismatch": 0.5, "schedule.accumulate": 2},
-      "schedule.batch=2 in 2 pieces leaves none; make the batch",
-    ),
+    ({"debias.mismatch": 0.5, "schedule.batch": 1}, "schedule.batch=1 leaves none; make the batch"),
+    ({"debias.gate": True}, "debias.gate=True needs a guide to open and close it"),
+    ({"debias.guide": "cosine", "debias.gate_training": True}, "gate_training=True needs debias.gate=True"),
     ({"eval.metric": "fpr"}, "eval.metric='fpr' cannot choose the best checkpoint; use one of iou_frame"),
     ({"eval.conditions": ("positive", "thunder")}, "eval.conditions: 'thunder' is not a sound"),
     ({"optimizer.name": "lion"}, "optimizer.name='lion' is not known; choose one of adam"),
@@ -249,9 +255,18 @@ def test_a_wrong_setting_is_refused_before_the_first_step(small, devices, tmp_pa
   assert not (tmp_path / "config.json").exists()
 
 
+def test_mismatches_may_be_held_against_pictures_of_other_pieces(small):
+  training.check_settings(small({"debias.mismatch": 0.5, "schedule.accumulate": 2}))
+
+
+def test_a_matching_without_weight_is_said(small, caplog):
+  training.check_settings(small({"loss.matching": "kl", "loss.matching_weight": 0.0}))
+  assert "loss.matching=kl does nothing: loss.matching_weight is 0" in caplog.text
+
+
 def test_validation_falls_on_epochs_and_on_the_last_step(small):
   config = small({"eval.every_epochs": 2.0, "eval.from_epoch": 2})
-  assert training.validation_steps(config, 30, 4) == {16, 24, 30}
+  assert training.validation_steps(config, 30, 4) == {8, 16, 24, 30}
   config = small({"eval.every_epochs": 0.5})
   assert training.validation_steps(config, 5, 4) == {2, 4, 5}
 

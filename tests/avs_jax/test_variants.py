@@ -98,6 +98,11 @@ def test_a_finished_variant_is_left_as_it_is_by_another_title(judged, small):
   assert judged(small({**JUDGED, "title": "named", "log.every_steps": 3})) == []
 
 
+def test_a_variant_that_was_judged_before_its_last_step_goes_on(judged, small, tmp_path):
+  (tmp_path / "b" / "checkpoints" / "4").rename(tmp_path / "b" / "checkpoints" / "3")
+  assert judged(small(JUDGED)) == ["b"]
+
+
 def test_a_variant_is_judged_again_under_other_sounds_and_goes_on_where_it_is_made_longer(judged, small):
   assert judged(small({**JUDGED, "eval.unseen": ("thunder",)})) == ["a", "b"]
   assert judged(small({**JUDGED, "steps": 100})) == ["a", "b"]

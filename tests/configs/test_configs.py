@@ -126,6 +126,18 @@ def test_every_config_gives_all_weights_of_its_loss_itself(name, system):
   assert losses.settings(weights) == weights
 
 
+def test_a_saved_data_set_that_is_not_here_is_looked_for_where_the_surroundings_say(tmp_path, monkeypatch):
+  saved = json.loads(common.get_config().to_json_best_effort())
+  saved["data"]["root"] = "/another/machine"
+  assert common.from_json(saved, "file").data.root == "/another/machine"
+  monkeypatch.setenv("AVS_DATA_ROOT", "/mine")
+  assert common.from_json(saved, "file").data.root == "/mine"
+  saved["data"]["root"] = str(tmp_path)  # it is here
+  assert common.from_json(saved, "file").data.root == str(tmp_path)
+  saved["data"]["root"] = ""  # a stand-in stays one
+  assert common.from_json(saved, "file").data.root == ""
+
+
 def test_a_data_set_of_the_surroundings_does_not_take_the_stand_ins_place(monkeypatch):
   monkeypatch.setenv("AVS_DATA_ROOT", "/data/avsbench")
   made_for_a_stand_in = {name for name in NAMES if not load(name).data.root}

@@ -1,18 +1,22 @@
 """From a config to batches: what they carry follows from what the model hears."""
 
+import contextlib
+
+import numpy as np
 import pytest
 
 from avs_jax.errors import InputError
 from configs import tiny
 from data_pipelines import feed
 from data_pipelines.generated import Generated
+from data_pipelines.negatives import NOISE
 
 
 def config(**changes):
   made = tiny.get_config()
   for name, value in changes.items():
     section, key = name.split("__")
-    made[section][key] = value
+    (made[section] if key else made)[key or section] = value
   return made
 
 
@@ -35,6 +39,46 @@ def test_batches_carry_samples_only_where_something_hears_them():
 def test_changes_of_log_mels_are_refused_where_samples_are_heard(changes, words):
   with pytest.raises(InputError, match=words):
     feed.takes_waveform(config(model__audio="htsat", **changes))
+
+
+def test_sounds_that_are_not_there_cannot_be_changed():
+  class Published(Generated):
+    def sound(self, index):
+      raise InputError("only log-mels")
+
+  source = Published("single", "train", 4, size=16, seconds=2)
+  for changes in (
+    {"noising__mix_snr_db": (0.0, 10.0)}, {"noising__where": "waveform"}, {"augment__gain_db": 3.0},
+  ):  # fmt: skip
+    (setting,) = changes
+    with pytest.raises(
+      InputError, match=rf"{setting.replace('__', '.')}.*: the sounds themselves are needed"
+    ):
+      feed.training(config(**changes), source)
+  for changes in ({}, {"augment__mask_bands": 2}, {"noising__where": "log_mel"}):
+    feed.training(config(**changes), source).close()
+
+
+def test_decoys_are_in_the_form_that_the_audio_encoder_hears():
+  source = Generated("single", "train", 4, size=16, seconds=2)
+  decoys = {"debias__decoys": 0.5, "debias__guide": "localised"}
+  for changes, shape in (
+    ({}, (2, 96, 64)), ({"marks__kind": "classifier"}, (2, 96, 64)), ({"model__audio": "htsat"}, (2, 16_000)),
+  ):  # fmt: skip
+    with contextlib.closing(feed.training(config(**decoys, **changes), source)) as batches:
+      assert next(batches)["decoy"].shape[1:] == shape
+
+
+def test_an_evaluation_of_the_training_split_is_one_like_any_other():
+  chosen = config(eval__split="train", negatives__tones=2, eval__negative_audio="any", seed__=3)
+  pairs = feed.negative_pairs(chosen, training=False)
+  assert pairs.seed == 2 * chosen.data.seed and pairs.guess and "tones" not in pairs.noise_kinds
+  source = Generated("single", "train", 4, size=16, seconds=2)
+  rows = [
+    next(iter(feed.evaluation(config(seed__=seed, eval__split="train"), source, NOISE)))["log_mel"]
+    for seed in (0, 3)
+  ]
+  np.testing.assert_array_equal(*rows)
 
 
 def test_training_negatives_are_drawn_anew_each_epoch_or_once_and_those_of_the_warm_up_anew():

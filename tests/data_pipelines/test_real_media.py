@@ -89,6 +89,12 @@ def test_a_clip_has_the_shapes_and_types_of_the_contract(cache, subset):
   assert source.broad == ("animal", "animal", "music", "device")
 
 
+def test_only_the_first_frame_is_annotated_on_request(cache):
+  assert _source(cache, "single", annotated="first").clip(3).annotated.tolist() == [True] + [False] * 4
+  with pytest.raises(InputError, match="annotated is 'some', expected all or first"):
+    _source(cache, "single", annotated="some")
+
+
 @pytest.mark.parametrize("subset", real_media.SUBSETS)
 def test_a_clip_depends_on_its_index_and_the_seed_alone(cache, subset):
   source, other = _source(cache, subset), _source(cache, subset, num_clips=99)

@@ -59,6 +59,15 @@ def variables():
   return fresh(build())
 
 
+def test_padding_of_a_network_of_classes_has_no_logits():
+  module = build(num_classes=5)
+  present = np.array([[True, False], [True, True]])
+  outputs = module.apply(fresh(module), frames(), sound(), present=present, method="segment")
+  assert not outputs.logits[0, 1].any() and np.abs(outputs.logits[present]).min(axis=(1, 2)).any()
+  again = module.paint(outputs.replace(query_masks=tuple(x + 1 for x in outputs.query_masks)))
+  assert not again.logits[0, 1].any() and again.logits[0, 0].any()
+
+
 @pytest.fixture(scope="module")
 def run():
   return compiled(build())

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from avs_jax.errors import InputError
+from data_pipelines import transforms
 from data_pipelines.audio import clip_log_mel
 from data_pipelines.avsbench_tfds import Packed, pack
 from data_pipelines.generated import Generated
@@ -63,6 +64,15 @@ def test_a_pack_tells_of_itself_what_its_source_did(folder):
   source, packed = small(), Packed(folder, "val")
   for name in ("title", "is_stand_in", "ids", "num_classes", "seconds", "size", "categories", "broad"):
     assert getattr(packed, name) == getattr(source, name), name
+
+
+def test_a_pack_gives_smaller_pictures_and_makes_up_no_larger_ones(folder):
+  whole, packed = Packed(folder, "val"), Packed(folder, "val", size=12)
+  clip = packed.clip(1)
+  assert packed.size == (12, 12) and clip.frames.shape[1:3] == clip.masks.shape[1:] == (12, 12)
+  np.testing.assert_array_equal(clip.masks, transforms.resize_mask(whole.clip(1).masks, (12, 12)))
+  with pytest.raises(InputError, match="larger ones would only be made up"):
+    Packed(folder, "val", size=whole.size[0] + 1)
 
 
 def test_a_pack_keeps_each_clips_part_and_what_was_left_out(tmp_path):
