@@ -93,9 +93,10 @@ def main(arguments: list[str]) -> None:
   if rest:
     raise InputError(f"{' '.join(rest)}: not understood; settings are written --config.KEY=VALUE.")
   settings = command_line.config_and_workdir(FLAGS) if "config" in command_line.READS[FLAGS.mode] else ()
-  mesh = import_module("avs_jax.mesh")
-  mesh.join_hosts()
-  mesh.keep_compiled_programs()
+  if FLAGS.mode != "check":  # which says what is wrong with jax, should it not start
+    mesh = import_module("avs_jax.mesh")
+    mesh.join_hosts()
+    mesh.keep_compiled_programs()
   MODES[FLAGS.mode](*settings)
 
 

@@ -84,6 +84,8 @@ def load(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any], dict[
   Raises:
     InputError: the file is missing, damaged, or holds weights without their config (as published ones do).
   """
+  if "://" in str(path):
+    raise InputError(f"{path}: addresses are not fetched; download the file and give its path.")
   if not os.path.isfile(path):
     raise InputError(
       f"{path}: there is no such weight file; give a .safetensors file with its config inside."

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict, config_flags
 
 from avs_jax import saved_config
 from avs_jax.errors import InputError
+from configs import common
 from configs.recipes.switch import settle
 
 _VIDEO = ("workdir", "weights", "input", "output", "sound", "stride", "start", "end", "threshold", "fps")
@@ -157,6 +158,8 @@ def config_and_workdir(values: flags.FlagValues) -> tuple[ConfigDict, str]:
     InputError: no config is given, or `data.name` is no data set's.
   """
   config = values["config"].value
+  if config is None and values["mode"].value == "check":
+    return settle(common.get_config()), values["workdir"].value or os.path.join("runs", "check")
   if config is None:
     raise InputError("--config is missing, e.g. --config=configs/quickstart.py.")
   return settle(config), values["workdir"].value or _default_workdir(values)

@@ -35,6 +35,7 @@ __all__ = [
 BETA2 = 0.3
 # Frames in the calls whose F AVSBench's script averages: test batch 4, five seconds a clip.
 GROUP_FRAMES = 20
+OTHER_GROUPS = (5, 10, 40)  # frames of a call in other papers' code: batches of 1, 2 and 8 clips
 
 
 class Tally:
@@ -187,7 +188,7 @@ def summarise(tally: Tally) -> dict[str, float | int | None]:
   Returns:
     iou_frame, iou_frame_nonempty: mean over frames (frames with an object) of intersection over union.
     f_max_batch20, f_max_batch20_nonempty: mean over runs of 20 frames of what `f_max_batch` gives; a run
-      without any object scores 0, as published (is left out).
+      without any object scores 0, as published (is left out). f_max_batch5, 10 and 40: runs of so many frames.
     iou_dataset: sum of intersections over sum of unions; f_max_dataset: `f_max_batch` of all frames at once.
     f_at_half: mean over frames with an object of F of p > 0.5.
     fpr: mean share of active pixels; iou_frame_empty: of the others, i.e. IoU against the empty mask.
@@ -208,6 +209,10 @@ def summarise(tally: Tally) -> dict[str, float | int | None]:
   groups = _group_maxima(curves, counts.truth, GROUP_FRAMES)
   floors = _group_maxima(curves[:, :1], counts.truth, GROUP_FRAMES)  # threshold 0 accepts every pixel
   whole = _group_maxima(curves, counts.truth, len(curves))[0]
+  others = {
+    f"f_max_batch{size}": _mean([value or 0.0 for value in _group_maxima(curves, counts.truth, size)])
+    for size in OTHER_GROUPS
+  }
   activity = counts.active / (counts.pixels + 1e-7)
   union = counts.union.sum()
   return {
@@ -215,6 +220,7 @@ def summarise(tally: Tally) -> dict[str, float | int | None]:
     "iou_frame_nonempty": _mean(iou[met]),
     "f_max_batch20": _mean([value or 0.0 for value in groups]),
     "f_max_batch20_nonempty": _mean(groups),
+    **others,
     "iou_dataset": float(counts.overlap.sum() / union) if union else None,
     "f_max_dataset": whole,
     "f_at_half": _mean(half[met]),

@@ -108,7 +108,15 @@ def installed_version(name: str) -> str | None:
 
 
 def storage(folder: str) -> Path:
-  """A folder that outlives the machine: on Colab in the visitor's Drive, which is mounted; elsewhere as named."""
+  """A folder that outlives the machine: on Colab in the visitor's Drive, which is mounted; elsewhere as named.
+
+  Raises:
+    InputError: an address in place of a folder.
+  """
+  if "://" in folder:
+    raise InputError(
+      f"STORAGE={folder}: runs are kept in folders; give one of your Drive, or of a mounted bucket."
+    )
   path = Path(folder)
   if is_colab() and not path.is_absolute():
     from google.colab import drive  # pyright: ignore[reportMissingImports]

@@ -53,6 +53,8 @@ _GLOBALS = {
 _CLASS_GLOBALS = {"iou_class_frame": "g_iou", "f_class_frame": "g_f", "fpr": "g_fpr"}
 LEGEND = {
   "iou_frame": "mean over frames of I/U at p > 0.5; empty masks scored by background (AVSBench's mIoU)",
+  "iou_frame_nonempty": "iou_frame over frames with an object only",
+  "f_max_batch20_nonempty": "f_max_batch20 without the runs that hold no object",
   "f_max_batch20": "max over 255 thresholds inside each run of 20 frames, then mean (AVSBench's F, 4 clips)",
   "iou_dataset": "sum of I over sum of U, whole set (CAVP's family); not comparable with iou_frame",
   "f_max_dataset": "one maximum over thresholds for the whole set",
@@ -204,6 +206,14 @@ def _global_line(results: Mapping[str, Mapping[str, Any]]) -> str:
   return f"{line} (of {family})"
 
 
+def _own_line(results: Mapping[str, Mapping[str, Any]]) -> str:
+  """The own sound's figures without the frames that hold no object, which the table counts; "" for classes."""
+  names = ("iou_frame_nonempty", "f_max_batch20_nonempty")
+  own = results.get("positive", {})
+  figures = ", ".join(f"{name} {tables.number(own[name])}" for name in names if name in own)
+  return f"Own sound, frames with an object alone: {figures}" if figures else ""
+
+
 def _facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
   names = {
     "title": "run", "data_set": "data", "split": "split", "clips": "clips", "missing_clips": "missing clips",
@@ -223,6 +233,8 @@ def markdown(results: Mapping[str, Mapping[str, Any]], record: Mapping[str, Any]
     lines += [f"**{sentence}**", ""]
   lines += tables.markdown(header, rows)
   lines += ["", _global_line(results), ""]
+  if _own_line(results):
+    lines += [_own_line(results) + ".", ""]
   lines += [
     "Under silence, noise and off-screen sound the columns before `fpr` are taken against the object's"
   ]
@@ -243,7 +255,8 @@ def markdown(results: Mapping[str, Mapping[str, Any]], record: Mapping[str, Any]
 def latex(results: Mapping[str, Mapping[str, Any]], record: Mapping[str, Any]) -> str:
   """The scoreboard as a LaTeX table (booktabs); a stand-in's name is in the caption."""
   facts = "; ".join(f"{label} {value}" for label, value in _facts(record) if label != "versions")
-  caption = " ".join(part for part in (*warnings(record), _global_line(results) + ".", facts + ".") if part)
+  lines = [f"{line}." for line in (_global_line(results), _own_line(results), facts) if line]
+  caption = " ".join([*warnings(record), *lines])
   return tables.latex(*table(results), caption)
 
 
@@ -263,7 +276,7 @@ def print_table(results: Mapping[str, Mapping[str, Any]], record: Mapping[str, A
         for i, (cell, w) in enumerate(zip(row, widths, strict=True))
       )
     )
-  print(_global_line(results), flush=True)
+  print(*filter(None, (_global_line(results), _own_line(results))), sep="\n", flush=True)
 
 
 def _finite(value: Any) -> Any:

@@ -16,16 +16,18 @@ from 1). With K classes a PNG holds class ids (grey values or a palette's indice
 palette. Masks have the size of the data set's masks.
 """
 
+import logging
 import os
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from absl import logging
 
 from avs_jax import mask_pictures, metrics, report
 from avs_jax.errors import InputError
+
+log = logging.getLogger(__name__)
 
 _ALIASES = {
   "positive": ("positive", "positives", "pos", "own", "ownsound", "original", "clean", "audiowav"),
@@ -144,7 +146,7 @@ class Predictions:
     if both:
       raise InputError(f"{folder}: clip {both[0]} has both an NPZ and PNG files; keep one of them.")
     if strangers:
-      logging.warning("%s: %d files belong to no clip, e.g. %s", folder, len(strangers), strangers[0])
+      log.warning("%s: %d files belong to no clip, e.g. %s", folder, len(strangers), strangers[0])
     self.strangers = strangers
     self.missing = [clip for clip in ids if clip not in self._arrays and clip not in self._pictures]
     self._first = 0 if any(0 in frames for frames in self._pictures.values()) else 1

@@ -75,7 +75,11 @@ def holds_run(workdir: str) -> bool:
 
 
 def refuse_other(config: Any, workdir: str) -> None:
-  """Raises `InputError` where the folder holds a run that was trained otherwise than `config` says."""
+  """Raises `InputError` where the folder holds a run that was trained otherwise than `config` says, or is no folder."""
+  if "://" in workdir:
+    raise InputError(
+      f"--workdir={workdir}: runs are written to folders of this machine; mount the bucket and give its folder."
+    )
   from configs import common
 
   if saved_as_they_are(workdir).get("variants"):

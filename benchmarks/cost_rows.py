@@ -44,7 +44,7 @@ class Subject:
 
   def settings(self) -> dict[str, Any]:
     """Arguments of `systems.build`."""
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = {"sound_map": "features"} if self.system == "sdavs" else {}  # its recipe's
     if self.change:
       key, value = self.change.split("=")
       changes[key] = {"False": False, "True": True}.get(value, value)

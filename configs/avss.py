@@ -1,6 +1,7 @@
 """AVSBench-semantic (AVSS, 71 classes, ten seconds), the paper's recipe: PVT-v2-B5, TPAVI in groups of five.
 
-Row aimed at: "Audio-Visual Segmentation with Semantics" (Zhou et al.), AVSS, PVT-v2: mIoU .298, F .352.
+Row aimed at: "Audio-Visual Segmentation with Semantics" (Zhou et al.), AVSS, PVT-v2: mIoU .298, F .352
+(iou_class_frame_published, f_class_frame_published; so are the rows below).
 Our number: none; neither the data set nor the pretrained weights can be had where this was written.
 Settings: Adam 1e-4 constant, batch 4, 60 epochs, cross entropy + 0.5 KL matching, validation from epoch 16
 every second epoch.

@@ -22,10 +22,15 @@ WHERE = (
   " GitHub repository OpenNLPLab/AVSBench, or write to the authors named there; it does not come with this"
   " program."
 )
+WHERE_VPO = (
+  "VPO is given out by its authors, see the README of the GitHub repository cyh-0/CAVP; its pictures are COCO's, its"
+  " sounds VGGSound's. It does not come with this program."
+)
 PACKAGES = (
   *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "chex", "numpy", "scipy", "grain", "array_record"),
   *("tensorflow-datasets", "ml-collections", "absl-py", "pillow", "av", "safetensors", "matplotlib"),
 )
+FOR_DEVICES = ("jax-cuda12-plugin", "jax-cuda12-pjrt", "jax-cuda13-plugin", "jax-cuda13-pjrt", "libtpu")
 # Where a subset's clips get the names of their objects from.
 OBJECTS = {
   "MS3": "AVSBench-semantic/metadata.csv beside Multi-sources names them; ways without it are in docs/data.md",
@@ -221,17 +226,18 @@ def _not_judged(split: dict[str, Any], subset: str) -> Iterator[str]:
 def surroundings() -> dict[str, Any]:
   """Versions of Python and the packages, and the devices that jax finds."""
   versions = {"python": platform.python_version(), "system": platform.platform()}
-  for name in PACKAGES:
+  for name in (*PACKAGES, *FOR_DEVICES):
     try:
       versions[name] = metadata.version(name)
     except metadata.PackageNotFoundError:
-      versions[name] = "not installed"
+      versions |= {} if name in FOR_DEVICES else {name: "not installed"}
   try:
     import jax
 
     devices = [f"{device.platform}: {device.device_kind}" for device in jax.devices()]
-  except (ImportError, RuntimeError) as error:  # jax missing, or built for a device that does not answer
-    devices = [f"none ({error})"]
+  except Exception as error:  # noqa: BLE001  jax missing, or built for a device that does not answer, in many ways
+    asked = f", JAX_PLATFORMS={os.environ['JAX_PLATFORMS']}" if "JAX_PLATFORMS" in os.environ else ""
+    devices = [f"none ({type(error).__name__}{asked}: {' '.join(str(error).split())[:300]})"]
   return {"versions": versions, "devices": devices}
 
 
@@ -267,5 +273,7 @@ def text(found: dict[str, Any], first: int = FIRST) -> str:
         more = f", and {len(all_of_them) - first} more" if len(all_of_them) > first else ""
         short = [one.removeprefix(f"{data['home']}/") for one in all_of_them[:first]]
         lines.append(f"    {what} {len(all_of_them)}: {'; '.join(short)}{more}")
-  lines.append("Every clip is there." if data["whole"] else WHERE)
+  lines.append(
+    "Every clip is there." if data["whole"] else WHERE_VPO if data["subset"].startswith("VPO") else WHERE
+  )
   return "\n".join(lines)

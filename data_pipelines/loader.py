@@ -11,6 +11,7 @@ processes of several hosts each for itself.
 
 import contextlib
 import hashlib
+import logging
 import os
 import tempfile
 import threading
@@ -20,7 +21,7 @@ from typing import Any
 
 import grain
 import numpy as np
-from absl import flags, logging
+from absl import flags
 
 from avs_jax.errors import InputError
 from data_pipelines import curriculum
@@ -33,6 +34,8 @@ from data_pipelines.noising import Augment, Noising
 BROKEN_SHARE = 0.01  # of the split; more than this, and more than one clip, ends training
 DONOR_ATTEMPTS = 8
 ENDLESS = 2**32  # epochs; Grain's own endless repeat is too long for batches of one
+
+log = logging.getLogger(__name__)
 
 
 class TrainingRow:
@@ -81,9 +84,9 @@ class TrainingRow:
         f" than {BROKEN_SHARE:.0%}; mend the files (--mode=check lists them)."
       ) from error
     if is_new:
-      logging.warning("clip %s cannot be read and is replaced by another: %s", ids[number], error)
+      log.warning("clip %s cannot be read and is replaced by another: %s", ids[number], error)
       if len(names) > allowed:
-        logging.warning(
+        log.warning(
           "that is 1 of %d clips, more than %.0f %%; in so small a split one is let pass, a second ends training",
           len(source),
           100 * BROKEN_SHARE,

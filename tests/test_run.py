@@ -49,6 +49,17 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
   return subprocess.run(words, **options, capture_output=True, timeout=PATIENCE_S)
 
 
+def test_check_needs_no_config_and_no_jax_that_starts(tmp_path):
+  (tmp_path / "jax").mkdir()
+  (tmp_path / "jax" / "__init__.py").write_text("raise ImportError('libcudart.so.12 is not there')")
+  words, options = command("--mode=check", f"--workdir={tmp_path}")
+  options["env"] = {**options["env"], "PYTHONPATH": str(tmp_path)}
+  done = subprocess.run(words, **options, capture_output=True, timeout=PATIENCE_S)
+  assert done.returncode == 0, done.stderr
+  assert "none (ImportError" in done.stdout and "libcudart.so.12 is not there" in done.stdout
+  assert (tmp_path / "data_check.json").exists()
+
+
 @pytest.mark.parametrize(
   ("arguments", "said"),
   [

@@ -128,7 +128,7 @@ def cosine(a: Float[Array, "... D"], b: Float[Array, "... D"]) -> Float[Array, "
 
 
 class Guided(nn.Module):
-  """Any system with a similarity guide beside it; the guide sees, it does not touch the masks.
+  """Any system with a similarity guide beside it, which touches the masks only where it is to `gate` them.
 
   Attributes:
     system: a module with the methods of `systems.system.System`.

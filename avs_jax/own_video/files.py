@@ -9,6 +9,7 @@ A folder gets its name when it is whole: a run that was stopped goes on with the
 import contextlib
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -48,8 +49,16 @@ def command(
     raise InputError("--mode=predict needs --input=VIDEO (or a folder, or a pattern) and --output=FOLDER.")
   names = products.chosen(write)
   inputs = video.find(source)
+  refuse_absent(sound=settings.get("sound"))
   failed = predict_files(model(), source, output, write=names, **settings)
   tell(failed, len(inputs), output)
+
+
+def refuse_absent(**given: str | None) -> None:
+  """Raises `InputError` where a file that a flag of that name gives is not there; once, not for every input."""
+  for flag, path in given.items():
+    if path and not os.path.exists(path):
+      raise InputError(f"--{flag}={path}: there is no such file; give one with a sound track.")
 
 
 def tell(failed: Mapping[str, str], count: int, output: str) -> None:

@@ -25,7 +25,7 @@ import numpy as np
 
 from avs_jax import tables
 from avs_jax.errors import InputError
-from avs_jax.own_video.files import for_each, progress, tell
+from avs_jax.own_video.files import for_each, progress, refuse_absent, tell
 from avs_jax.own_video.folder import DONE, about_footage, folders, sealed, whole
 from avs_jax.own_video.four_panels import Columns, Grid, Moment, picture
 
@@ -156,6 +156,7 @@ def command(
     raise InputError("--mode=listen needs --input=VIDEO (or a folder, or a pattern) and --output=FOLDER.")
   inputs = video.find(source)
   refuse_masks_of_many(masks, inputs, source)
+  refuse_absent(sound=settings.get("sound"))
   failed = listen_files(None if masks else model(), source, output, masks=masks, **settings)
   tell(failed, len(inputs), output)
 

@@ -26,8 +26,8 @@ class SDAVS(System):
 
   Attributes:
     width: D of the decoder; a multiple of `heads`.
-    sound_map: what is brought to the stages: "features" (VGGish's last map; an encoder without maps gives its
-      embedding), "embedding", or "log_mel".
+    sound_map: what is brought to the stages: "embedding", "features" (the recipes' word: VGGish's last map; an encoder
+      without maps gives its embedding), or "log_mel". With a map `listen` gives more than the encoder's embedding.
     snrp: "before" the fusion, "after" it (table V), "none" (table III).
     selectors: "both", "channel", "spatial" (table IV).
     channel_gate: "sigmoid" or "linear", see `SNRP`.
@@ -41,7 +41,7 @@ class SDAVS(System):
 
   width: int = 256
   heads: int = 8
-  sound_map: str = "features"
+  sound_map: str = "embedding"
   snrp: str = "before"
   selectors: str = "both"
   channel_gate: str = "sigmoid"

@@ -176,8 +176,8 @@ def from_torch(name: str, state: Mapping[str, np.ndarray], **overrides: Any) -> 
     {"params": ..., "batch_stats": ...}, nested dictionaries of float32 arrays.
 
   Raises:
-    InputError: names are missing or unexpected, or a shape differs; every list is in the message, in the
-      file's own names.
+    InputError: names are missing or unexpected, or a shape differs; the first twelve of each are in the message,
+      in the file's own names.
   """
   overrides, scanned = _unrolled(overrides)
   rules = dialects.dialect(name, overrides)

@@ -140,6 +140,7 @@ def example() -> Batch:
 def model_of(**settings):
   small = {
     "visual": "conv_pyramid", "visual_args": {"width": 4}, "audio_args": {"width": 1 / 64}, "width": 8, "heads": 2,
+    "sound_map": "features",
   }  # fmt: skip
   return systems.build("sdavs", **small, **settings)
 

@@ -105,6 +105,7 @@ def test_scoring_needs_a_folder(small, tmp_path):
 def test_the_figures_that_choose_the_best_are_those_where_more_is_better():
   assert set(evaluation.selection_metrics(1)) == {
     "iou_frame", "f_max_batch20", "iou_dataset", "f_max_dataset", "f_at_half",
+    "iou_frame_nonempty", "f_max_batch20_nonempty",
   }  # fmt: skip
   assert "iou_class_frame_published" in evaluation.selection_metrics(71)
   assert not set(evaluation.selection_metrics(71)) & set(evaluation.selection_metrics(1))

@@ -49,16 +49,21 @@ def slow_figures(logits, masks, counted):
 
     half.append(f(on))
     curves.append([f(prediction >= threshold) for threshold in metrics.THRESHOLDS])
-  groups = []
-  for start in range(0, len(curves), 20):
-    met = [c for c in curves[start : start + 20] if c is not None]
-    groups.append(np.mean(met, axis=0).max() if met else None)
+
+  def maxima(size):
+    runs = [
+      [c for c in curves[start : start + size] if c is not None] for start in range(0, len(curves), size)
+    ]
+    return [np.mean(met, axis=0).max() if met else None for met in runs]
+
+  groups = maxima(20)
   met = [c for c in curves if c is not None]
   return {
     "iou_frame": np.mean(iou),
     "iou_frame_nonempty": np.mean([v for v, c in zip(iou, curves, strict=True) if c is not None]),
     "f_max_batch20": np.mean([g or 0 for g in groups]),
     "f_max_batch20_nonempty": np.mean([g for g in groups if g is not None]),
+    **{f"f_max_batch{size}": np.mean([g or 0 for g in maxima(size)]) for size in (5, 10, 40)},
     "iou_dataset": inter / union,
     "f_max_dataset": np.mean(met, axis=0).max(),
     "f_at_half": np.mean(half),

@@ -9,7 +9,12 @@ from benchmarks.cost_rows import Subject, read_subject, shapes
 def test_a_row_is_a_system_a_backbone_and_a_size():
   assert read_subject("sdavs:pvt_v2_b5:224") == Subject("sdavs", "pvt_v2_b5", 224)
   changed = read_subject("sdavs:swin_base_w12:384:stc=False")
-  assert changed.settings() == {"name": "sdavs", "visual": "swin_base_w12", "stc": False}
+  assert changed.settings() == {
+    "name": "sdavs",
+    "visual": "swin_base_w12",
+    "sound_map": "features",
+    "stc": False,
+  }
   assert read_subject(changed.name) == changed
   for text, wrong in (
     ("sdavs:pvt_v2_b5", "'sdavs:pvt_v2_b5' names no row"),

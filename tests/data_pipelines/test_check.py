@@ -145,6 +145,19 @@ def test_versions_and_devices_are_named():
   assert found["devices"] and all(device.startswith("cpu") for device in found["devices"])
 
 
+def test_a_jax_that_does_not_start_is_reported(monkeypatch):
+  import jax
+
+  def refuse():
+    raise AssertionError("no\nplugin")
+
+  monkeypatch.setattr(jax, "devices", refuse)
+  monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+  found = check.surroundings()
+  assert found["devices"] == ["none (AssertionError, JAX_PLATFORMS=cuda: no plugin)"]
+  assert "libtpu" not in found["versions"]  # said only where it is there
+
+
 def test_a_wrong_root_or_name_is_a_sentence(tmp_path):
   with pytest.raises(InputError, match="ms3_meta_data"):
     check.check(config(tmp_path), tmp_path)

@@ -129,6 +129,9 @@ def test_missing_files_are_counted_named_and_left_out_on_demand(root, caplog):
   with pytest.raises(InputError, match=r"1 of 2 clips lack files, 1 in all: .*d2\.wav"):
     VPO(root, "vpo_ss", "test")
   source = VPO(root, "vpo_ss", "test", allow_missing=True)
+  surroundings = {"versions": {}, "devices": []}
+  said = check.text({"surroundings": surroundings, "data": vpo.inspect(root, "vpo_ss")})
+  assert "VPO is given out by its authors" in said and "AVSBench" not in said
   assert (len(source), source.left_out) == (1, "1 of 2 clips lack files")
   assert "going on with 1 clips" in caplog.text
 

@@ -1,4 +1,4 @@
-"""The guide says whether a sound belongs to a picture; it wraps any system and leaves its masks alone."""
+"""The guide says whether a sound belongs to a picture; it leaves the masks alone unless it gates."""
 
 import functools
 

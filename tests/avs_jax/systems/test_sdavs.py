@@ -20,6 +20,7 @@ SMALL = {
   "audio_args": {"width": 1 / 64},
   "width": 8,
   "heads": 2,
+  "sound_map": "features",
 }
 CLIPS, SECONDS, SIDE = 2, 2, 32
 # One word each: tables III, IV, V, VI, VIII.

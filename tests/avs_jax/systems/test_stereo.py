@@ -80,6 +80,6 @@ def test_noising_a_log_mel_leaves_its_direction_alone():
 
 
 def test_cells_of_a_sounds_map_have_no_direction():
-  module = systems.build("sdavs", **SMALL, width=16, stereo=True)
+  module = systems.build("sdavs", **SMALL, width=16, sound_map="features", stereo=True)
   with pytest.raises(InputError, match="choose 'embedding'"):
     shapes(module, Stereo(SOUND, PAN))

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import pytest
 from flax.core import FrozenDict
 
@@ -25,6 +27,21 @@ def test_every_system_is_a_system_with_defaults_of_its_own(name):
   model = systems.build(name)
   assert isinstance(model, System) and model.visual in encoders.VISUAL and model.audio in encoders.AUDIO
   assert all(field.default is not dataclasses.MISSING for field in dataclasses.fields(System))
+
+
+@pytest.mark.parametrize("name", systems.NAMES)
+def test_every_system_built_bare_takes_an_encoders_embedding_of_each_second(name):
+  model = systems.build(name, visual="conv_pyramid", visual_args={"width": 4})
+  frames = jax.ShapeDtypeStruct((1, 2, 32, 32, 3), jnp.uint8)
+  log_mel = jax.ShapeDtypeStruct((1, 2, 96, 64), jnp.float32)
+  audio = jax.ShapeDtypeStruct((1, 2, model.bind({}).audio_encoder.dim), jnp.float32)
+
+  def masks(frames, log_mel, audio):
+    variables = model.init(jax.random.key(0), frames, log_mel)
+    return model.apply(variables, frames, audio, method="segment").logits
+
+  assert audio.shape[-1] == 128
+  assert jax.eval_shape(masks, frames, log_mel, audio).shape == (1, 2, 32, 32, 1)
 
 
 def test_an_unknown_system_is_refused_with_the_list_of_systems():
