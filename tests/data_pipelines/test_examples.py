@@ -216,7 +216,7 @@ def test_a_decoy_stands_beside_the_clips_own_sound_and_is_another_each_epoch():
   equal({key: value for key, value in row.items() if key != "decoy"}, plain)
   equal(row, composer(clip, 0, Pair(POSITIVE), 0))
   assert not np.array_equal(row["decoy"], composer(clip, 0, Pair(POSITIVE), 1)["decoy"])
-  heard = Composer(source, None, waveform=True, decoys=decoys)(clip, 0, Pair(POSITIVE), 0)
+  heard = Composer(source, None, waveform=True, decoys=decoys, raw_decoys=True)(clip, 0, Pair(POSITIVE), 0)
   assert heard["decoy"].shape == heard["waveform"].shape
   silent = Composer(source, None, decoys=Negatives(fraction=1.0, noise=0.0, offscreen=0.0))
   assert np.ptp(silent(clip, 0, Pair(POSITIVE), 0)["decoy"]) == 0
