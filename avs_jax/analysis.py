@@ -17,6 +17,7 @@ from avs_jax.errors import InputError
 from avs_jax.fusion.damf import DAMF
 from avs_jax.fusion.snrp import SNRP
 from avs_jax.step import sound_of, told
+from avs_jax.systems.system import innermost
 from avs_jax.types import AnyArray, Batch
 
 SMALL = 1e-8  # least share of a cell; keeps logarithms finite
@@ -101,10 +102,7 @@ def inside(model: nn.Module, variables: Mapping[str, Any]) -> tuple[nn.Module, d
   Raises:
     InputError: it is another system, or recomputes its stages (what they hold cannot be seen then).
   """
-  own: dict[str, Any] = dict(variables)
-  while hasattr(model, "system"):
-    model = model.system
-    own = {name: tree.get("system", {}) for name, tree in own.items()}
+  model, own = innermost(model, variables)
   if type(model).__name__ != "SDAVS":
     raise InputError(
       f"the run is of {type(model).__name__}, which has no SNRP and DAMF; analyse a run with model.system=sdavs."

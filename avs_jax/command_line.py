@@ -148,6 +148,8 @@ def _origin(mode: str, said: dict[str, str]) -> str:
   if mode == "score":  # the folder is where figures go; masks lie in the folder of the run that made them
     folder = os.path.dirname(os.path.abspath(said.get("input", "")))
     return f"workdir={folder}" if os.path.isfile(os.path.join(folder, "config.json")) else ""
+  if mode == "check" and not os.path.isfile(os.path.join(said.get("workdir", ""), "config.json")):
+    return ""  # the folder is where the report goes
   return next((f"{name}={said[name]}" for name in ("weights", "workdir") if said.get(name)), "")
 
 

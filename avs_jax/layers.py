@@ -229,18 +229,6 @@ def drop_path(
   return jnp.where(keep, (x / (1 - rate)).astype(x.dtype), jnp.zeros_like(x))
 
 
-class DropPath(nn.Module):
-  """Stochastic depth: drops a residual branch per example with probability `rate`, scaling the kept ones."""
-
-  rate: float = 0.0
-
-  @nn.compact
-  def __call__(self, x: Float[Array, "N ..."], *, train: bool) -> Float[Array, "N ..."]:
-    if not train or self.rate == 0:
-      return x
-    return drop_path(x, self.rate, self.make_rng("dropout"))
-
-
 @functools.cache  # a class made anew would be traced and compiled anew
 def _traced_once(block: type[nn.Module], remat: bool, static: tuple[int, ...]) -> Any:
   return nn.jit(nn.remat(block, static_argnums=static) if remat else block, static_argnums=static)

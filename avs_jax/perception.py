@@ -20,6 +20,7 @@ from jaxtyping import Int
 
 from avs_jax import marks
 from avs_jax.errors import InputError, check_choice
+from avs_jax.systems.system import innermost
 
 KINDS = ("none", "kmeans", "gmm", "classifier", "file")
 FILE = "marks.npz"
@@ -167,10 +168,7 @@ def build(
 
 def hearing(model: Any, variables: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
   """The system inside its debias strategies, and of the variables those of its audio encoder."""
-  own: dict[str, Any] = dict(variables)
-  while hasattr(model, "system"):
-    model = model.system
-    own = {name: tree.get("system", {}) for name, tree in own.items()}
+  model, own = innermost(model, variables)
   ear = {
     name: {"audio_encoder": tree["audio_encoder"]} for name, tree in own.items() if "audio_encoder" in tree
   }

@@ -180,9 +180,7 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[lis
     add("(all-empty prediction)", {c: first[v] if isinstance(v, str) else v for c, v in _FLOORS.items()})
   for name, figures in sounds.items():
     if name not in ROW_NAMES:
-      own = name.startswith(
-        ("mixed_", "positive_")
-      )  # the clips' own sound under noise, or of some clips alone
+      own = name.startswith(("mixed_", "positive_"))  # the own sound under noise, or of some clips alone
       shown = {c: figures.get(c) for c in columns if not own or c not in _AGAINST_EMPTY[1:3]}
       said = PART_NAMES.get(name, name.replace("_", " "))
       add(said, shown, f"{figures['frames']} / {figures['clips']}")

@@ -172,10 +172,8 @@ class Predictions:
     match = re.fullmatch(r"(.*)_(\d+)", parts[-1])
     if match is None:
       return None, None
-    clip = self._clip([*parts[:-1], match[1]], names) or self._clip(
-      parts[:-1], names
-    )  # or <clip id>/mask_<k>
-    return clip, int(match[2])
+    clip = self._clip([*parts[:-1], match[1]], names)
+    return clip or self._clip(parts[:-1], names), int(match[2])  # or <clip id>/mask_<k>
 
   def _clip(self, parts: list[str], names: Mapping[str, str]) -> str | None:
     tails = ["/".join(parts[i:]) for i in range(len(parts))]

@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from avs_jax import optimizer as optimizers
 from avs_jax.errors import InputError
+from avs_jax.systems.system import innermost
 from avs_jax.types import Batch, Outputs, Stereo
 
 Objective = Callable[[Outputs, Batch], tuple[jax.Array, dict[str, jax.Array]]]
@@ -40,7 +41,7 @@ def told(batch: Batch) -> dict[str, Any]:
 
 def decoy_of(model: nn.Module, batch: Batch) -> dict[str, Any]:
   """A batch's decoys as the model hears them, if there are any; from where the clip's own sound comes."""
-  return {} if batch.decoy is None else {"decoy": _from_there(_hearing(model), batch.decoy, batch)}
+  return {} if batch.decoy is None else {"decoy": _from_there(innermost(model)[0], batch.decoy, batch)}
 
 
 def sound_of(model: nn.Module, batch: Batch) -> Any:
@@ -49,17 +50,10 @@ def sound_of(model: nn.Module, batch: Batch) -> Any:
   Raises:
     InputError: the model asks where sounds come from, and the batch does not say.
   """
-  system = _hearing(model)
+  system, _ = innermost(model)
   return _from_there(
     system, batch.waveform if getattr(system, "takes_waveform", False) else batch.log_mel, batch
   )
-
-
-def _hearing(model: Any) -> Any:
-  """The system within its wrappers."""
-  while hasattr(model, "system"):
-    model = model.system
-  return model
 
 
 def _from_there(system: Any, mono: Any, batch: Batch) -> Any:

@@ -242,16 +242,14 @@ def _train(
   mesh = meshes.make_mesh(config.warmup.batch)
   recogniser = build_recogniser(config, len(source.categories) + 2)
   frames, sound = example_inputs(config)
-  start = initialise(
-    recogniser, frames, getattr(sound, "mono", sound), seed=config.seed
-  )  # it hears no direction
+  mono = getattr(sound, "mono", sound)  # it hears no direction
+  start = initialise(recogniser, frames, mono, seed=config.seed)
   start.setdefault("batch_stats", {})
   adopt(start, variables, "the model's start")
   rule = optax.chain(
     optax.adamw(once(optax.cosine_decay_schedule(config.warmup.lr, config.warmup.steps)), weight_decay=1e-4),
-    scale_by_prefix(
-      dict(config.optimizer.multipliers), {}
-    ),  # or pretrained weights would not survive the start
+    # Or pretrained weights would not survive the start.
+    scale_by_prefix(dict(config.optimizer.multipliers), {}),
   )
 
   def step(params: Any, statistics: Any, memory: Any, batch: Batch, key: Array) -> tuple:

@@ -37,9 +37,8 @@ def programs(config: Any, clips: int) -> tuple[dict[str, Callable[[], Any]], dic
 
   mesh = meshes.make_mesh(clips, devices=jax.devices()[:1])
   model = build_model(config)
-  variables = initialise(
-    model, *example_inputs(config), seed=config.seed
-  )  # an ensemble needs no trained half
+  # An ensemble needs no trained half.
+  variables = initialise(model, *example_inputs(config), seed=config.seed)
   variables.setdefault("batch_stats", {})
   frozen = frozen_parts(config)
   learns, _ = optimizers.split_trainable(variables["params"], frozen)

@@ -29,11 +29,8 @@ from data_pipelines.clips import PAIR, SAMPLE_RATE_HZ, SUBSETS, Clip, kinds_of
 from data_pipelines.sprites import BROAD, CATEGORIES, Look, area, draw, rgb
 from data_pipelines.synthesis import synthesize
 
-BANDS = {
-  "train": (0.0, 0.6),
-  "val": (0.65, 0.8),
-  "test": (0.85, 1.0),
-}  # the part of a band a split draws from
+# The part of a band that a split draws from.
+BANDS = {"train": (0.0, 0.6), "val": (0.65, 0.8), "test": (0.85, 1.0)}
 NUM_BANDS = 5
 
 SINGLE_AREA = (0.10, 0.30)  # share of the frame, before what the border cuts off; mean as AVSBench-S4
@@ -41,9 +38,8 @@ MULTI_AREA = (0.05, 0.12)
 SOUNDING = (0.09, 0.61, 0.30)  # chance that none, one, two objects sound in a second, as in AVSBench-MS3
 STICKY = 0.5  # chance that a second sounds as the one before
 PAIR_SHARE = 0.5  # of vpo_msmi's clips: two of a kind
-PAIR_TILT = (
-  np.pi / 3
-)  # steepest line between two of a kind: they lie at least 0.27 of the frame apart sideways
+# Steepest line between two of a kind: they lie at least 0.27 of the frame apart sideways.
+PAIR_TILT = np.pi / 3
 PITCH = 0.12  # instances differ by this share in pitch
 FADE_S = 0.02
 LEVEL_RMS = 0.11
@@ -340,10 +336,8 @@ def paint_scene(rng: np.random.Generator, seconds: int, size: tuple[int, int]) -
   top = rgb(hue, saturation, value)
   bottom = rgb(hue + rng.uniform(-0.1, 0.1), saturation * 0.7, min(1.0, value * rng.uniform(0.8, 1.15)))
   ground = rgb(0.05 + 0.35 * other, rng.uniform(0.2, 0.45), value * rng.uniform(0.45, 0.8))
-  horizon, drift = (
-    rng.uniform(0.55, 0.95),
-    rng.uniform(-1, 1, 2) / 64,
-  )  # the drift: a share of the frame a second
+  horizon = rng.uniform(0.55, 0.95)
+  drift = rng.uniform(-1, 1, 2) / 64  # a share of the frame a second
   time = np.arange(seconds) - (seconds - 1) / 2
   y = ((np.arange(height) + 0.5) / height) + drift[1] * time[:, None]  # [T, H]
   x = ((np.arange(width) + 0.5) / width) + drift[0] * time[:, None]  # [T, W]

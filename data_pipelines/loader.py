@@ -328,16 +328,9 @@ def check_state(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
 
 
 class BatchIterator(Iterator[Example]):
-  """Batches from number `next_index` on, read ahead by threads or worker processes. Close it when done.
+  """Batches from number `start` on, read ahead by threads or worker processes. Close it when done."""
 
-  Attributes:
-    next_index: the batch that `next` will give.
-  """
-
-  def __init__(
-    self, dataset: grain.MapDataset, start: int, threads: int, workers: int, about: Mapping[str, Any]
-  ):
-    self.next_index, self.about, self.workers = start, dict(about), workers
+  def __init__(self, dataset: grain.MapDataset, start: int, threads: int, workers: int):
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     stream = dataset[start:].to_iter_dataset(options)
     if workers:
@@ -347,13 +340,7 @@ class BatchIterator(Iterator[Example]):
     self._batches = iter(stream)
 
   def __next__(self) -> Example:
-    batch = next(self._batches)
-    self.next_index += 1
-    return batch
-
-  def state(self) -> dict[str, Any]:
-    """What a checkpoint keeps: the number of the next batch, and what the numbers mean."""
-    return {**self.about, "next_index": self.next_index, "workers": self.workers}
+    return next(self._batches)
 
   def close(self) -> None:
     """Ends threads and workers."""
@@ -369,23 +356,17 @@ class BatchIterator(Iterator[Example]):
 
 
 def iterate(
-  dataset: grain.MapDataset,
-  start_step: int = 0,
-  *,
-  threads: int = 2,
-  workers: int = 0,
-  about: Mapping[str, Any] | None = None,
+  dataset: grain.MapDataset, start_step: int = 0, *, threads: int = 2, workers: int = 0
 ) -> BatchIterator:
   """Runs over batches from number `start_step` on.
 
   Args:
     threads: batches made at once; 0 makes each when it is asked for.
     workers: processes, for machines with many cores; on two cores they gain nothing.
-    about: `identity(...)`, to go into `state()`.
 
   Raises:
     InputError: a negative number.
   """
   if min(start_step, threads, workers) < 0:
     raise InputError(f"start_step={start_step}, threads={threads}, workers={workers}: none may be negative.")
-  return BatchIterator(dataset, start_step, threads, workers, about or {})
+  return BatchIterator(dataset, start_step, threads, workers)

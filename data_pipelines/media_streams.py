@@ -246,9 +246,8 @@ def _time_of(frame: Any) -> float | None:
 
 
 def _seek(container: Any, stream: Any, time_s: float) -> None:
-  with contextlib.suppress(
-    av.FFmpegError
-  ):  # else reading starts at the beginning, and drops what is too early
+  # Where it fails reading starts at the beginning, and drops what is too early.
+  with contextlib.suppress(av.FFmpegError):
     container.seek(int(time_s / stream.time_base), stream=stream, backward=True)
 
 

@@ -95,12 +95,10 @@ class Attention(nn.Module):
       reduce = Conv(
         width, self.sr_ratio, self.sr_ratio, 0, dtype=self.dtype, kernel_init=he_fan_out, name="sr"
       )
-      x = LayerNorm(self.epsilon, self.dtype, name="norm")(
-        reduce(x)
-      )  # rows and columns left over are not seen
-    pair = dense(2 * width, name="kv")(x).reshape(
-      count, -1, 2, self.heads, width // self.heads
-    )  # [N, k, 2, M, d]
+      # Rows and columns left over are not seen.
+      x = LayerNorm(self.epsilon, self.dtype, name="norm")(reduce(x))
+    pair = dense(2 * width, name="kv")(x)
+    pair = pair.reshape(count, -1, 2, self.heads, width // self.heads)  # [N, k, 2, M, d]
     out = attend(query, pair[:, :, 0], pair[:, :, 1])  # [N, h*w, M, d]
     return dense(width, name="proj")(out.reshape(count, rows, cols, width))
 
@@ -280,18 +278,5 @@ def stack_blocks(params: Mapping[str, Any]) -> dict[str, Any]:
       stacked[name] = value
   for name, blocks in stages.items():
     ordered = [blocks[j] for j in range(len(blocks))]
-    stacked[name] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *ordered)
+    stacked[name] = jax.tree.map(lambda *leaves: np.stack(leaves), *ordered)
   return stacked
-
-
-def unstack_blocks(params: Mapping[str, Any]) -> dict[str, Any]:
-  """The reverse of `stack_blocks`."""
-  unstacked = {}
-  for name, value in params.items():
-    if re.fullmatch(r"block\d+", name):
-      depth = jax.tree.leaves(value)[0].shape[0]
-      for j in range(depth):
-        unstacked[f"{name}_{j}"] = jax.tree.map(lambda leaf, j=j: leaf[j], value)
-    else:
-      unstacked[name] = value
-  return unstacked

@@ -186,9 +186,7 @@ def attend_in_pieces(
   has 46 080 queries a clip; all their weights over 720 keys would be 4.2 GB, over as many keys 272 GB.
   """
   clips, count, heads, size = query.shape
-  known = (
-    clips if isinstance(clips, int) else 1
-  )  # a program exported for any number of clips: the limit is a clip's
+  known = clips if isinstance(clips, int) else 1  # exported for any number of clips: the limit is a clip's
   piece = max(1, limit // (known * heads * key.shape[1]))
   if piece >= count:
     return attend(query, key, value, allowed=allowed)

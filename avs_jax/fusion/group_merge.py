@@ -120,9 +120,8 @@ def group_tokens(
   groups = min(groups, count)
   density = log_density(tokens, neighbours, rows)
   gap, above = peaks(tokens, density, rows)
-  _, heads = jax.lax.top_k(
-    density + jnp.log(gap), groups
-  )  # [n, P]; the densest comes first, its gap is infinite
+  # The densest comes first, its gap is infinite.
+  _, heads = jax.lax.top_k(density + jnp.log(gap), groups)  # [n, P]
   heads_here = heads[:, :, None] == jnp.arange(count)[None, None]  # [n, P, N]
   above = jnp.where(heads_here.any(1), jnp.arange(count)[None], above)
   # Each round doubles the length of the ways walked.

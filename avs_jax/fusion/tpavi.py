@@ -1,7 +1,6 @@
 """TPAVI: temporal pixel-wise audio-visual interaction, AVSBench's fusion block."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -56,11 +55,3 @@ class TPAVI(nn.Module):
     mixed = jnp.einsum("bthwi,bij->bthwj", self.theta(vis), mixing)  # [B, T, h, w, C/2]
     fused = self.W_z_1(self.W_z_0(mixed), train=train) + vis
     return self.norm_layer(fused), aud
-
-
-def tpavi_quadratic(
-  theta: Float[Array, "B N I"], phi: Float[Array, "B N I"], g: Float[Array, "B N I"]
-) -> Float[Array, "B N I"]:
-  """The published order of operations, with its N x N matrix (N = T*h*w): for tests and benchmarks."""
-  affinity = jnp.einsum("bni,bmi->bnm", theta, phi, precision=jax.lax.Precision.HIGHEST)
-  return jnp.einsum("bnm,bmi->bni", affinity / theta.shape[1], g, precision=jax.lax.Precision.HIGHEST)

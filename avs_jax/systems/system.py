@@ -49,6 +49,15 @@ class Scene:
     return self.unfold(x).astype(jnp.float32)
 
 
+def innermost(model: Any, variables: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+  """The system inside the debias strategies that wrap it, and its own of their variables."""
+  own = dict(variables or {})
+  while hasattr(model, "system"):
+    model = model.system
+    own = {name: tree.get("system", {}) for name, tree in own.items()}
+  return model, own
+
+
 class System(nn.Module):
   """A visual encoder and an audio encoder, named by the config; subclasses add what joins them.
 

@@ -87,9 +87,8 @@ class Translation:
   prefix: str
   _kind: Spelling
   _aliases: Rewrites
-  _originals: dict[
-    str, str
-  ]  # the file's name, without the prefix: the original name, "#<n>" at the end of parts
+  # The file's name, without the prefix: the original name, "#<n>" at the end of parts.
+  _originals: dict[str, str]
 
   def theirs(self, name: str) -> str:
     """What the file calls the tensor of the original `name`, or would call it by the example of its others.

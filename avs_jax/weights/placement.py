@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from avs_jax.encoders.mix_transformer import stack_blocks
 from avs_jax.errors import InputError
 from avs_jax.types import SAMPLE_RATE_HZ
 from avs_jax.weights import dialects, names
@@ -111,21 +112,10 @@ def _unrolled(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], Path | None
 
 
 def _stack(params: dict[str, Any], path: Path) -> dict[str, Any]:
-  """Stacks block{i}_0, block{i}_1 ... of the mix transformer under `path` into block{i}."""
+  """`stack_blocks` of the mix transformer under `path`."""
   if path:
     return {**params, path[0]: _stack(params[path[0]], path[1:])}
-  stages: dict[str, list[tuple[int, Any]]] = {}
-  stacked = {}
-  for key, value in params.items():
-    stage, _, place = key.partition("_")
-    if stage.startswith("block") and place.isdigit():
-      stages.setdefault(stage, []).append((int(place), value))
-    else:
-      stacked[key] = value
-  for stage, blocks in stages.items():
-    ordered = [block for _, block in sorted(blocks, key=lambda block: block[0])]
-    stacked[stage] = jax.tree.map(lambda *leaves: np.stack(leaves), *ordered)
-  return stacked
+  return stack_blocks(params)
 
 
 def _wanted(name: str, overrides: Mapping[str, Any]) -> Iterator[tuple[str, Path, tuple[int, ...]]]:

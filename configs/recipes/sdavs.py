@@ -19,11 +19,8 @@ _PAPER = {  # section IV-A
   "model": {"visual": "swin_base_w12", "remat": True},
   "loss": _LOSS,
   "optimizer": {"name": "adamw_all", "lr": 5e-5, "weight_decay": 0.01},  # decay: not printed, PyTorch's
-  "schedule": {
-    "batch": 4,
-    "epochs": 40,
-    "decay": "steps",
-  },  # at 60 % and 80 %, a tenth each: not printed, ours
+  # Steps at 60 % and 80 %, a tenth each: not printed, ours.
+  "schedule": {"batch": 4, "epochs": 40, "decay": "steps"},
 }
 _SEMANTIC = {
   "loss": {

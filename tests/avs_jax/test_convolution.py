@@ -1,3 +1,5 @@
+"""The convolution by shifts equals the plain one, forward and backward."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

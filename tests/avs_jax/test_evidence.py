@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from avs_jax import evidence
 from avs_jax.types import Outputs
@@ -58,4 +59,6 @@ def test_a_picture_is_written_for_whatever_there_is(tmp_path, half):
   path = evidence.draw(
     str(tmp_path / "a.png"), FRAME[None], mask, np.zeros((1, 8, 8)), evidence.Maps.of(found), caption="a"
   )
-  assert (tmp_path / "a.png").stat().st_size > 3_000 and path.endswith("a.png")
+  with Image.open(path) as drawn:
+    pixels = np.asarray(drawn.convert("RGB"))
+  assert path == str(tmp_path / "a.png") and pixels.shape[1] > pixels.shape[0] > 50 and np.ptp(pixels) == 255

@@ -1,3 +1,5 @@
+"""Mel filterbanks are those of librosa and Kaldi."""
+
 import numpy as np
 import pytest
 

@@ -1,3 +1,5 @@
+"""Both forms of deformable attention are timed and shown with their memory."""
+
 from benchmarks import deformable
 
 
@@ -6,5 +8,10 @@ def test_both_forms_are_measured_forward_and_backward():
   text = deformable.page({"24 x 24": figures}, 1, 1)
   for direction in ("forward", "forward and backward"):
     for form in ("packed", "plain"):
-      assert f"| 24 x 24 | {direction} | {form} |" in text
-      assert figures[f"{form}, {direction}"]["seconds"] > 0
+      row = figures[f"{form}, {direction}"]
+      assert row["seconds"] > 0 and row["temporary_bytes"] > 0
+      memory = f"{row['temporary_bytes'] / 1e6:.1f}"
+      assert (
+        f"| 24 x 24 | {direction} | {form} | {row['seconds']:.3f} | {row['cpu_seconds']:.3f} | {memory} |"
+        in text
+      )

@@ -1,3 +1,5 @@
+"""Windows of samples and rates of sounds, for encoders with a front end of their own."""
+
 import jax.numpy as jnp
 import numpy as np
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from avs_jax.fusion.tpavi import TPAVI, tpavi_quadratic
+from avs_jax.fusion.tpavi import TPAVI
 from avs_jax.initialise import initialise
 from avs_jax.weights import placement
 
@@ -46,6 +46,12 @@ def variables(fresh):
 
 def linear(parameters, x):
   return x @ parameters["kernel"] + parameters["bias"].reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def tpavi_quadratic(theta, phi, g):
+  """[B, N, I] each: the published order of operations, with its N x N matrix (N = T*h*w)."""
+  affinity = jnp.einsum("bni,bmi->bnm", theta, phi, precision=jax.lax.Precision.HIGHEST)
+  return jnp.einsum("bnm,bmi->bni", affinity / theta.shape[1], g, precision=jax.lax.Precision.HIGHEST)
 
 
 def published_order(variables, vis, aud):
