@@ -278,5 +278,5 @@ def stack_blocks(params: Mapping[str, Any]) -> dict[str, Any]:
       stacked[name] = value
   for name, blocks in stages.items():
     ordered = [blocks[j] for j in range(len(blocks))]
-    stacked[name] = jax.tree.map(lambda *leaves: np.stack(leaves), *ordered)
+    stacked[name] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *ordered)
   return stacked

@@ -115,7 +115,7 @@ def _stack(params: dict[str, Any], path: Path) -> dict[str, Any]:
   """`stack_blocks` of the mix transformer under `path`."""
   if path:
     return {**params, path[0]: _stack(params[path[0]], path[1:])}
-  return stack_blocks(params)
+  return jax.tree.map(np.asarray, stack_blocks(params))
 
 
 def _wanted(name: str, overrides: Mapping[str, Any]) -> Iterator[tuple[str, Path, tuple[int, ...]]]:

@@ -312,10 +312,7 @@ def test_a_wrong_setting_is_named_before_anything_is_read(make, word):
 
 def test_the_state_is_refused_where_batches_would_differ_and_nowhere_else():
   about = identity(small(), 4, 7)
-  with iterate(train_batches(small(), batch=4, seed=7), about=about) as running:
-    next(running)
-    state = running.state()
-  assert state["next_index"] == 1
+  state = {**about, "next_index": 1}  # as a checkpoint keeps it
   check_state(state, about)
   check_state(state, {**about, "workers": 3, "hosts": 2})
   for source, batch, seed, word in [
