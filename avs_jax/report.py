@@ -327,13 +327,17 @@ def read(folder: str) -> dict[str, Any] | None:
     raise InputError(f"{path} is not whole ({error}); delete it and evaluate again.") from None
 
 
-def compare(folder: str, scoreboards: Mapping[str, Any], *, show: bool = True) -> dict[str, str]:
+def compare(
+  folder: str, scoreboards: Mapping[str, Any], *, show: bool = True, whole: bool = True
+) -> dict[str, str]:
   """One row per run: own sound, active area under each negative sound, and the global scores.
 
   Args:
     scoreboards: {row's name: what `read` gives, or several, one a seed: their mean and standard deviation are shown}.
 
-  Returns: {"md", "tex", "json": path} of comparison.* in `folder`.
+    whole: keep the scoreboards themselves as JSON too; for those that no record holds elsewhere.
+
+  Returns: {"md", "tex", "json" if `whole`: path} of comparison.* in `folder`.
 
   Raises: InputError where there is nothing to compare, or scoreboards are of different data.
   """
@@ -385,8 +389,9 @@ def compare(folder: str, scoreboards: Mapping[str, Any], *, show: bool = True) -
   texts = {
     "md": text,
     "tex": tables.latex(header, rows, f"{' '.join(said) or record.get('data_set', '')} {note}"),
-    "json": json.dumps(_finite(scoreboards), indent=1, default=str) + "\n",
   }
+  if whole:
+    texts["json"] = json.dumps(_finite(scoreboards), indent=1, default=str) + "\n"
   return {kind: tables.save(os.path.join(folder, f"comparison.{kind}"), text) for kind, text in texts.items()}
 
 

@@ -192,9 +192,8 @@ def get_config() -> ConfigDict:
   config.model.remat = False
 
   config.debias = ConfigDict()
-  config.debias.guide = (
-    "none"  # none, cosine, cosine_released, cosine_calibrated, localised, euclidean, concat
-  )
+  # none, cosine, cosine_released, cosine_calibrated, localised, euclidean, concat
+  config.debias.guide = "none"
   config.debias.guide_weight = 1.0
   config.debias.mismatch = 0.0  # weight of in-batch mismatches: every sound against every picture
   config.debias.decoys = 0.0  # weight of silence and noise beside each clip's sound, against every picture

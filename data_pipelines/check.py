@@ -230,7 +230,8 @@ def surroundings() -> dict[str, Any]:
     try:
       versions[name] = metadata.version(name)
     except metadata.PackageNotFoundError:
-      versions |= {} if name in FOR_DEVICES else {name: "not installed"}
+      if name in PACKAGES:
+        versions[name] = "not installed"
   try:
     import jax
 

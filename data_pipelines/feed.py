@@ -15,8 +15,8 @@ from data_pipelines.noising import TONES, Augment, Diffusion, Noising
 
 # Noise of a training pair: its own seed, so that the sounds of an evaluation never depend on training.
 _TRAINING_STREAM = 1
-_OF_SOUNDS = ("gain_db", "equaliser_db", "shift_s", "reverberation")  # what `augment` does to samples
 _DECOY_STREAM = 1_000_000  # and the decoys theirs, or they would be the pair's own noise
+_OF_SOUNDS = ("gain_db", "equaliser_db", "shift_s", "reverberation")  # what `augment` does to samples
 
 
 def noise_recordings(config: Any, *, training: bool) -> dict[str, np.ndarray]:

@@ -374,7 +374,7 @@ def write_summary(folder: str, study: Study, records: Records, command: str) -> 
     for name, some in records.items()
   }
   if boards:
-    report.compare(folder, boards, show=False)
+    report.compare(folder, boards, show=False, whole=False)
   names = [row.name for row in study.rows]
   text = [f"# {study.title}", "", *runs_table(names, records), "", f"    {command}", ""]
   return tables.save(os.path.join(folder, "runs.md"), "\n".join(text))

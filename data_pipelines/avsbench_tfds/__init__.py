@@ -148,10 +148,8 @@ class Packed:
       raise InputError(
         f"{self.path}: record {index} is {clip.id}, not {self.ids[index]}; pack the split again."
       )
-    frames, masks = (
-      transforms.resize_frames(clip.frames, self.size),
-      transforms.resize_mask(clip.masks, self.size),
-    )
+    frames = transforms.resize_frames(clip.frames, self.size)
+    masks = transforms.resize_mask(clip.masks, self.size)
     return dataclasses.replace(clip, frames=frames, masks=masks)
 
   def sound(self, index: int) -> np.ndarray:

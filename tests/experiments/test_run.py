@@ -41,7 +41,7 @@ def test_tables_and_figures_are_made_from_records_alone(command, instant, monkey
   command("--only=prior,guide")
   first = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
   assert set(first) == {
-    "runs.md", "comparison.md", "comparison.tex", "comparison.json", "frontier.png", "four_sounds.png",
+    "runs.md", "comparison.md", "comparison.tex", "frontier.png", "four_sounds.png",
     "similarity_guide.png", *(f"{t}.{k}" for t in ("table_2", "table_4", "table_5", "frontier") for k in ("md", "tex")),
   }  # fmt: skip
   for name in ("runs", "out"):
