@@ -109,7 +109,7 @@ def class_counts(logits: Float[AnyArray, "N H W K"], labels: Num[AnyArray, "N H 
 
 def likeliest(logits: Float[AnyArray, "*N K"]) -> Int[Array, "*N"]:
   """The most likely class, the lowest of equals; -1 where a logit is not a number."""
-  return jnp.where(jnp.isfinite(logits).all(-1), jnp.argmax(logits, axis=-1), -1)
+  return jnp.where(jnp.isnan(logits).any(-1), -1, jnp.argmax(logits, axis=-1))
 
 
 def activity(logits: Float[AnyArray, "*N K"]) -> Float[Array, "*N"]:

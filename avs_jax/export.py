@@ -279,8 +279,10 @@ def training_data(config: Any, workdir: str = "") -> tuple[str, bool]:
 
   A stand-in that lies in a data set's layout is known from the run's folder alone.
   """
-  with contextlib.suppress(FileNotFoundError), open(os.path.join(workdir, TRAINING_DATA)) as file:
-    found = json.load(file)
+  path = os.path.join(workdir, TRAINING_DATA)
+  if workdir and os.path.exists(path):  # runs of earlier versions have none
+    with open(path) as file:
+      found = json.load(file)
     if found["is_stand_in"]:
       return found["title"], True
   if not config.data.root:

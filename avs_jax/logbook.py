@@ -172,7 +172,7 @@ def write_config(config: Any, workdir: str) -> None:
 
 
 def training_data(source: Any) -> str:
-  """What `weight_origin.training_data` reads of a run, as JSON."""
+  """What `export.training_data` reads of a run, as JSON."""
   about = {"title": source.title, "is_stand_in": source.is_stand_in, "clips": len(source)}
   return json.dumps({**about, "missing_clips": getattr(source, "left_out", "")}, indent=1) + "\n"
 

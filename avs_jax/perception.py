@@ -146,10 +146,10 @@ def build(
       return marks.heard_classes(recognise(sounds), settings.theta, settings.top_k)[..., chosen]
 
     return Marker(hear, "waveform", queries, settings.dilation)
-  listen = jax.jit(functools.partial(base.apply, method="hear"))
+  embed = jax.jit(functools.partial(base.apply, method="hear"))
   form = "waveform" if base.takes_waveform else "log_mel"
   if kept is None:
-    heard = [np.asarray(listen(own, x[None])[0]) for x in training_sounds(config, form)]
+    heard = [np.asarray(embed(own, x[None])[0]) for x in training_sounds(config, form)]
     clusters = marks.fit_clusters(
       np.concatenate(heard), settings.kind, settings.clusters or slots, config.seed
     )
@@ -160,7 +160,7 @@ def build(
   clusters, encoder = marks.Clusters(**found), _nested(kept) or own
 
   def belong(sounds: np.ndarray) -> np.ndarray:
-    embeddings = np.asarray(listen(encoder, sounds[None])[0])
+    embeddings = np.asarray(embed(encoder, sounds[None])[0])
     return np.eye(len(clusters), dtype=np.float32)[clusters.assign(embeddings)]
 
   return Marker(belong, form, queries, settings.dilation)

@@ -66,7 +66,7 @@ def kinds_of(categories: Sequence[str], heard: np.ndarray) -> frozenset[str]:
 
 class Source(Protocol):
   """A split of a data set. Where it knows them, `kinds(index)` gives a clip's kinds (`kinds_of`), `parts` each
-  clip's part.
+  clip's part, `recorded(index)` its sound at the file's own rate, and `left_out` in which way its clips are not all.
 
   Attributes:
     title: how the set is named in logs, scoreboards and captions, e.g. "MS3" or

@@ -40,5 +40,5 @@ def test_activity_is_above_one_half_where_the_likeliest_class_is_not_the_backgro
 
 
 def test_the_likeliest_class_of_what_is_not_a_number_is_none():
-  logits = np.array([[0.0, 1.0], [np.nan, 1.0], [0.0, np.inf]], np.float32)
-  assert counts.likeliest(logits).tolist() == [1, -1, -1]
+  logits = np.array([[0.0, 1.0], [np.nan, 1.0], [0.0, -np.inf]], np.float32)
+  assert counts.likeliest(logits).tolist() == [1, -1, 0]
