@@ -210,7 +210,7 @@ def get_config() -> ConfigDict:
   config.debias.contrast_run = ""  # workdir of a finished visual-only run, for ensemble
   config.debias.contrast_where = placeholder(str)  # embedding, projected, log_mel
   config.debias.contrast_layers = placeholder(str)  # every, map
-  config.debias.contrast_schedule = placeholder(str)  # constant, linear
+  config.debias.contrast_schedule = placeholder(str)  # as of noising.schedule
   config.debias.contrast_beta_start = placeholder(float)
   config.debias.contrast_beta_end = placeholder(float)
   config.debias.contrast_steps = placeholder(int)

@@ -8,10 +8,11 @@ import jax
 import numpy as np
 
 from avs_jax import encoders
+from avs_jax.diffusion import Diffusion
 from avs_jax.errors import InputError
 from data_pipelines import loader, negatives
 from data_pipelines.clips import Source
-from data_pipelines.noising import TONES, Augment, Diffusion, Noising
+from data_pipelines.noising import TONES, Augment, Noising
 
 # Noise of a training pair: its own seed, so that the sounds of an evaluation never depend on training.
 _TRAINING_STREAM = 1

@@ -5,18 +5,17 @@ float32 at 16 kHz in [-1, 1]; a log-mel is float32 [T, 96, 64].
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 
 import numpy as np
 from scipy import signal
 
+from avs_jax.diffusion import Diffusion
 from avs_jax.errors import InputError
 from data_pipelines import transforms
 from data_pipelines.clips import SAMPLE_RATE_HZ
 from data_pipelines.synthesis import synthesize
 
-SCHEDULES = ("linear", "quadratic", "cosine", "constant")
 # Mean and standard deviation over 120 generated clips (ours), so that the noise's unit is the sound's own.
 STATISTICS = {"log_mel": (-1.6, 2.0), "waveform": (0.0, 0.11)}
 
@@ -27,69 +26,13 @@ COLOURS = (*EXPONENTS, "coloured")
 TONES = "tones"
 
 
-@dataclasses.dataclass(frozen=True)
-class Diffusion:
-  """Forward diffusion in closed form: x_t = sqrt(s_t) x + sqrt(1 - s_t) e, where s_t = prod(1 - beta).
-
-  "Unveiling and mitigating bias in audio visual segmentation", equation 12.
-  Deviation: the paper's beta is constant; its released code runs linear from 1e-4 to 0.02 over 100 steps and so
-    keeps 60 % of the signal at the last; the default is linear over 1000 steps, which keeps 0.6 %.
-
-  Attributes:
-    schedule: how beta grows: linear or quadratic (linear in its root) from start to end, constant at `end`,
-      or cosine, where the kept signal s_t is a squared cosine.
-    steps: number of steps; step 0 is the clean sound.
-
-  Raises:
-    InputError: settings that make no schedule, or a step outside it.
-  """
-
-  schedule: str = "linear"
-  steps: int = 1000
-  beta_start: float = 1e-4
-  beta_end: float = 0.02
-
-  def __post_init__(self):
-    if self.schedule not in SCHEDULES:
-      raise InputError(
-        f"noising.schedule={self.schedule!r} is unknown; choose one of {', '.join(SCHEDULES)}."
-      )
-    if self.steps < 1:
-      raise InputError(f"noising.steps={self.steps} must be at least 1.")
-    if not 0 < self.beta_start <= self.beta_end < 1:
-      raise InputError(
-        f"noising.beta_start={self.beta_start}, beta_end={self.beta_end} must rise and lie between 0 and 1."
-      )
-
-  def betas(self) -> np.ndarray:
-    """float64 [steps]: variance that each step adds."""
-    low, high = self.beta_start, self.beta_end
-    if self.schedule == "linear":
-      return np.linspace(low, high, self.steps)
-    if self.schedule == "quadratic":
-      return np.linspace(low**0.5, high**0.5, self.steps) ** 2
-    if self.schedule == "constant":
-      return np.full(self.steps, high)
-    # The offset 0.008 keeps the first step from being too small, the ceiling the last from being singular.
-    kept = np.cos((np.arange(self.steps + 1) / self.steps + 0.008) / 1.008 * np.pi / 2) ** 2
-    return np.clip(1 - kept[1:] / kept[:-1], 0, 0.999)
-
-  def kept(self, step: int) -> float:
-    """s_t, the share of the sound's power that is left after `step` steps; 1 at step 0."""
-    if not 0 <= step <= self.steps:
-      raise InputError(f"diffusion step {step} lies outside 0 to {self.steps} (noising.steps).")
-    return float(_kept(self)[step])
-
-  def noise(self, sound: np.ndarray, step: int, rng: np.random.Generator, mean=0.0, std=1.0) -> np.ndarray:
-    """The sound after `step` steps, drawn at once. Noise is added to (sound - mean) / std."""
-    kept = self.kept(step)
-    drawn = rng.standard_normal(sound.shape, np.float32)
-    return (mean + kept**0.5 * (sound - mean) + std * (1 - kept) ** 0.5 * drawn).astype(np.float32)
-
-
-@functools.lru_cache(maxsize=16)
-def _kept(diffusion: Diffusion) -> np.ndarray:
-  return np.concatenate([[1.0], np.cumprod(1 - diffusion.betas())])
+def diffuse(
+  sound: np.ndarray, kept: float, rng: np.random.Generator, mean: float = 0.0, std: float = 1.0
+) -> np.ndarray:
+  """float32: the sound of which forward diffusion keeps this share of the power. Noise is added to
+  (sound - mean) / std."""
+  drawn = rng.standard_normal(sound.shape, np.float32)
+  return (mean + kept**0.5 * (sound - mean) + std * (1 - kept) ** 0.5 * drawn).astype(np.float32)
 
 
 def coloured_noise(rng: np.random.Generator, samples: int, colour: str) -> np.ndarray:
@@ -188,7 +131,7 @@ class Noising:
     if self.diffusion is None or where != self.where:
       return sound
     step = int(rng.integers(self.steps[0], self.steps[1] + 1))
-    return self.diffusion.noise(sound, step, rng, *STATISTICS[where])
+    return diffuse(sound, self.diffusion.kept(step), rng, *STATISTICS[where])
 
 
 def check_colours(colours: tuple[str, ...], recordings: Mapping[str, np.ndarray]) -> None:

@@ -3,16 +3,15 @@
 "Unveiling and Mitigating Bias in Audio Visual Segmentation" (Sun et al., ACM MM 2024), section 4.4.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
+from avs_jax.diffusion import Diffusion
 from avs_jax.errors import InputError, check_choice
 from avs_jax.systems.system import Scene
 from avs_jax.types import AnyArray, Outputs, Sound, Stereo
@@ -21,7 +20,6 @@ STRATEGIES = ("ensemble", "bias_only", "uncertainty", "visual_only")
 OPERATIONS = ("subtract", "product")
 PLACES = ("embedding", "projected", "log_mel")
 LAYERS = ("every", "map")
-SCHEDULES = ("constant", "linear")
 # What each variant of the uncertainty strategy does where the config says nothing.
 VARIANTS = {
   # Section 4.4 and supplement; the size of the constant beta is not given, 0.02 is the released code's last.
@@ -49,49 +47,22 @@ VARIANTS = {
 _LOG_MEL = (-1.6, 2.0)
 
 
-@dataclasses.dataclass(frozen=True)
-class Diffusion:
-  """Forward diffusion in closed form: x_t = sqrt(s_t) x + sqrt(1 - s_t) e, s_t the product of 1 - beta.
+def noised_in_training(
+  diffusion: Diffusion, x: Float[AnyArray, "B ..."], key: jax.Array
+) -> Float[Array, "B ..."]:
+  """Each clip after a step of its own, drawn uniformly from all; fresh noise for every value."""
+  key_step, key_noise = jax.random.split(key)
+  shares = jnp.asarray(diffusion.shares(), jnp.float32)
+  kept = shares[jax.random.randint(key_step, (x.shape[0],), 0, diffusion.steps) + 1]
+  kept = kept.reshape(-1, *(1,) * (x.ndim - 1))  # [B, 1 ...]
+  noise = jax.random.normal(key_noise, x.shape, jnp.float32)
+  return (jnp.sqrt(kept) * x + jnp.sqrt(1 - kept) * noise).astype(x.dtype)
 
-  Equation 12. In training each clip draws its own t, uniformly from all steps; at inference t is the last step,
-  or infinity (`pure`: the noise alone).
-  """
 
-  schedule: str = "constant"
-  steps: int = 1000
-  beta_start: float = 1e-4
-  beta_end: float = 0.02
-  pure: bool = True
-
-  def __post_init__(self) -> None:
-    check_choice("debias.contrast_schedule", self.schedule, SCHEDULES)
-    if self.steps < 1:
-      raise InputError(f"debias.contrast_steps={self.steps} must be at least 1.")
-    if not 0 < self.beta_start <= self.beta_end < 1:
-      raise InputError(
-        f"debias.contrast_beta_start={self.beta_start} and contrast_beta_end={self.beta_end} must rise and lie"
-        " between 0 and 1."
-      )
-
-  def kept(self) -> np.ndarray:
-    """float64 [steps]: s after one step, after two ..., the share of the sound's power that is left."""
-    start = self.beta_end if self.schedule == "constant" else self.beta_start
-    return np.cumprod(1 - np.linspace(start, self.beta_end, self.steps))
-
-  def train(self, x: Float[AnyArray, "B ..."], key: jax.Array) -> Float[Array, "B ..."]:
-    """Each clip at a step of its own; fresh noise for every value."""
-    key_step, key_noise = jax.random.split(key)
-    table = jnp.asarray(self.kept(), jnp.float32)
-    kept = table[jax.random.randint(key_step, (x.shape[0],), 0, self.steps)]
-    kept = kept.reshape(-1, *(1,) * (x.ndim - 1))  # [B, 1 ...]
-    noise = jax.random.normal(key_noise, x.shape, jnp.float32)
-    return (jnp.sqrt(kept) * x + jnp.sqrt(1 - kept) * noise).astype(x.dtype)
-
-  def infer(self, x: Float[AnyArray, "B ..."], key: jax.Array) -> Float[Array, "B ..."]:
-    """The last step, or noise alone. Every clip gets the same noise: its neighbours change nothing."""
-    kept = 0.0 if self.pure else float(self.kept()[-1])
-    noise = jax.random.normal(key, (1, *x.shape[1:]), jnp.float32)
-    return (kept**0.5 * x + (1 - kept) ** 0.5 * noise).astype(x.dtype)
+def noised_at_inference(kept: float, x: Float[AnyArray, "B ..."], key: jax.Array) -> Float[Array, "B ..."]:
+  """`x` of which this share of the power is kept. Every clip gets the same noise: its neighbours change nothing."""
+  noise = jax.random.normal(key, (1, *x.shape[1:]), jnp.float32)
+  return (kept**0.5 * x + (1 - kept) ** 0.5 * noise).astype(x.dtype)
 
 
 def amplify(logits: Array, biased: Array, alpha: float) -> Float[Array, "..."]:
@@ -152,7 +123,8 @@ class Contrast(nn.Module):
     where: what is noised, one of `PLACES`; a system without a projection of its own hears "projected" as
       "embedding".
     layers: "every" or "map", see `recombine`.
-    schedule, beta_start, beta_end, steps, pure: see `Diffusion`.
+    schedule, beta_start, beta_end, steps: see `Diffusion`.
+    pure: at inference the noise alone is heard, not the last step.
     seed: of the noise at inference.
   """
 
@@ -197,9 +169,8 @@ class Contrast(nn.Module):
     return VARIANTS[self.variant][name] if value is None else value
 
   def diffusion(self) -> Diffusion:
-    return Diffusion(
-      **{name: self.choice(name) for name in ("schedule", "steps", "beta_start", "beta_end", "pure")}
-    )
+    chosen = {name: self.choice(name) for name in ("schedule", "steps", "beta_start", "beta_end")}
+    return Diffusion(**chosen, settings="debias.contrast_")
 
   def listen(self, sound: Sound, *, train: bool = False) -> Float[Array, "B T A"]:
     """One embedding a second; where the log-mel is noised, the noised sound's behind it: [B, T, 2 A].
@@ -222,10 +193,13 @@ class Contrast(nn.Module):
     return jnp.concatenate([audio, self.system.listen(other, train=train)], axis=-1)
 
   def noised(self, x: Float[AnyArray, "B ..."], train: bool) -> Float[Array, "B ..."]:
-    """`x` after forward diffusion, by the step's own key in training and the config's seed at inference."""
+    """`x` after forward diffusion (equation 12): in training each clip at a step and with noise of its own; at
+    inference at the last step, or at infinity (`pure`: the noise alone), by the config's seed."""
+    diffusion = self.diffusion()
     if train:
-      return self.diffusion().train(x, self.make_rng("dropout"))
-    return self.diffusion().infer(x, jax.random.key(self.seed))
+      return noised_in_training(diffusion, x, self.make_rng("dropout"))
+    kept = 0.0 if self.choice("pure") else diffusion.kept(diffusion.steps)
+    return noised_at_inference(kept, x, jax.random.key(self.seed))
 
   def segment(
     self,

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
+from avs_jax.diffusion import Diffusion
 from avs_jax.errors import InputError
 from data_pipelines.audio import Recorded, clip_log_mel, robust_log_mel
 from data_pipelines.avsbench import AVSBench
@@ -11,7 +12,7 @@ from data_pipelines.examples import BrokenDonor, Cached, Composer
 from data_pipelines.generated import Generated
 from data_pipelines.layout import write_layout
 from data_pipelines.negatives import EVALUATION, NOISE, OFFSCREEN, POSITIVE, SILENCE, Negatives, Pair
-from data_pipelines.noising import Augment, Diffusion, Noising
+from data_pipelines.noising import Augment, Noising
 
 CLIPS = 12
 
