@@ -232,8 +232,7 @@ def evaluate(config: Any, workdir: str, weights: str = "") -> dict[str, Any]:
   Raises:
     InputError: no checkpoint, weights of another model, a broken clip (none is skipped), or a config with variants.
   """
-  from avs_jax.export import check_weights
-  from avs_jax.model import build_model
+  from avs_jax.model import build_model, check_weights
   from data_pipelines import sounds, sources
 
   if weights:

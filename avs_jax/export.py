@@ -18,16 +18,14 @@ import jax.export
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
-from flax import traverse_util
 
 from avs_jax import bundle, encoders, report
 from avs_jax.checkpoint import combined, digest
 from avs_jax.counts import activity
 from avs_jax.errors import InputError
 from avs_jax.evaluate import is_run, weights_of_file, weights_to_judge
-from avs_jax.initialise import abstract_variables
 from avs_jax.logbook import TRAINING_DATA
-from avs_jax.model import build_model, example_inputs
+from avs_jax.model import build_model, check_weights
 from avs_jax.predict import class_names
 from avs_jax.types import SAMPLE_RATE_HZ, Stereo
 from avs_jax.weight_origin import title
@@ -136,23 +134,6 @@ def load(path: str) -> jax.export.Exported:
     raise InputError(
       f"{path} is no exported program that jax {jax.__version__} reads ({reason}); export it again."
     ) from None
-
-
-def check_weights(config: Any, model: nn.Module, variables: Mapping[str, Any], workdir: str) -> None:
-  """Refuses weights that are not of the model which the config describes.
-
-  Raises:
-    InputError: an array is missing, too many, or of another shape.
-  """
-  shapes, _ = abstract_variables(model, *example_inputs(config))
-  wanted = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(shapes).items()}
-  found = {path: np.shape(leaf) for path, leaf in traverse_util.flatten_dict(dict(variables)).items()}
-  wrong = sorted(path for path in wanted.keys() | found.keys() if wanted.get(path) != found.get(path))
-  if wrong:
-    raise InputError(
-      f"{workdir}: its weights are of another model ({len(wrong)} arrays differ, first {'/'.join(wrong[0])});"
-      " leave out --config, or give the one it was trained with."
-    )
 
 
 def input_specs(config: Any) -> dict[str, jax.ShapeDtypeStruct]:

@@ -15,10 +15,10 @@ from jaxtyping import Float
 
 from avs_jax import metrics
 from avs_jax.errors import InputError
+from avs_jax.metrics import NEGATIVES
 
 Statistics = Mapping[str, np.ndarray]  # of one sound: keys [N, 2], counted [N], counts [N] or [N, 255]
 
-NEGATIVES = ("silence", "noise", "offscreen")
 # Places in `metrics.THRESHOLDS` (k / 254): dense near both ends, where probabilities crowd.
 PLACES = (
   *(1, 2, 3, 5, 8, 13, 20, 30, 50, 76, 102, 127),

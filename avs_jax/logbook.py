@@ -4,6 +4,7 @@ import contextlib
 import importlib.metadata
 import json
 import logging
+import math
 import os
 import platform
 import time
@@ -11,8 +12,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+from flax import traverse_util
 
 from avs_jax import tables
+from avs_jax.weight_origin import strip
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +66,6 @@ class Logbook:
 
   def start(self, mesh: Any, steps: int, steps_per_epoch: int, learns: Any, stays: Any, source: Any) -> None:
     """Says once what is about to happen."""
-    from avs_jax.train import count_parameters
-
     devices, batch = mesh.devices.size, self.config.schedule.batch
     self.steps = steps
     self.say(f"data: {source.title}, {len(source)} training clips")
@@ -192,3 +193,12 @@ def versions() -> dict[str, str]:
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
       found[name] = importlib.metadata.version(name)
   return found
+
+
+def count_parameters(params: Mapping[str, Any]) -> dict[str, int]:
+  """Number of values under each top-level name (one level deeper where a debias strategy wraps a system)."""
+  totals: dict[str, int] = {}
+  for path, leaf in traverse_util.flatten_dict(params).items():
+    name = strip(path)[0]
+    totals[name] = totals.get(name, 0) + math.prod(leaf.shape)
+  return totals

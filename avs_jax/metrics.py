@@ -26,8 +26,8 @@ from avs_jax.errors import InputError
 from avs_jax.types import AnyArray
 
 __all__ = [
-  "BETA2", "GROUP_FRAMES", "THRESHOLDS", "ClassCounts", "FrameCounts", "Tally", "class_counts", "f_max_batch",
-  "frame_counts", "global_scores", "iou_frame", "label_counts", "probability_counts", "summarise",
+  "BETA2", "GROUP_FRAMES", "NEGATIVES", "THRESHOLDS", "ClassCounts", "FrameCounts", "Tally", "class_counts",
+  "f_max_batch", "frame_counts", "global_scores", "iou_frame", "label_counts", "probability_counts", "summarise",
   "summarise_classes",
 ]  # fmt: skip
 
@@ -35,6 +35,7 @@ __all__ = [
 BETA2 = 0.3
 # Frames in the calls whose F AVSBench's script averages: test batch 4, five seconds a clip.
 GROUP_FRAMES = 20
+NEGATIVES = ("silence", "noise", "offscreen")  # the sounds over which the G figures are averaged
 OTHER_GROUPS = (5, 10, 40)  # frames of a call in other papers' code: batches of 1, 2 and 8 clips
 
 

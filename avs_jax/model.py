@@ -13,7 +13,7 @@ from avs_jax import encoders, losses, systems, weight_origin
 from avs_jax.debias import contrast, guide
 from avs_jax.encoders import efficientnet
 from avs_jax.errors import InputError, check_choice
-from avs_jax.initialise import initialise
+from avs_jax.initialise import abstract_variables, initialise
 from avs_jax.step import Objective
 from avs_jax.types import SAMPLE_RATE_HZ, Batch, Outputs, Stereo
 from avs_jax.weight_origin import strip
@@ -304,3 +304,20 @@ def adopt(variables: dict, found: Mapping[str, Any], origin: str) -> set[tuple[s
     raise InputError(f"init.run={origin}: no parameter there has a name and shape of this model.")
   log.info("took %d arrays from %s; %d of this model start fresh", taken, origin, skipped)
   return given
+
+
+def check_weights(config: Any, model: nn.Module, variables: Mapping[str, Any], workdir: str) -> None:
+  """Refuses weights that are not of the model which the config describes.
+
+  Raises:
+    InputError: an array is missing, too many, or of another shape.
+  """
+  shapes, _ = abstract_variables(model, *example_inputs(config))
+  wanted = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(shapes).items()}
+  found = {path: np.shape(leaf) for path, leaf in traverse_util.flatten_dict(dict(variables)).items()}
+  wrong = sorted(path for path in wanted.keys() | found.keys() if wanted.get(path) != found.get(path))
+  if wrong:
+    raise InputError(
+      f"{workdir}: its weights are of another model ({len(wrong)} arrays differ, first {'/'.join(wrong[0])});"
+      " leave out --config, or give the one it was trained with."
+    )

@@ -21,10 +21,10 @@ from jaxtyping import Int
 from avs_jax import marks
 from avs_jax.errors import InputError, check_choice
 from avs_jax.systems.system import innermost
+from avs_jax.types import SAMPLE_RATE_HZ
 
 KINDS = ("none", "kmeans", "gmm", "classifier", "file")
 FILE = "marks.npz"
-SAMPLE_RATE_HZ = 16_000  # of a batch's waveform
 
 Rows = dict[str, Any]
 log = logging.getLogger(__name__)
@@ -102,28 +102,19 @@ def build(
   check_choice("marks.kind", settings.kind, KINDS)
   if settings.kind == "none":
     return unmarked
-  base, own = hearing(model, variables)
+  base, ear = hearing(model, variables)
   if not getattr(base, "READS_MARKS", False):
     raise InputError(
       f"marks.kind={settings.kind}: the system {config.model.system} has no queries that marks open; set"
       " marks.kind=none, or model.system=active_queries."
     )
-  queries = config.model.num_queries
-  dilation = settings.dilation * (config.model.dilation if config.model.mode == "paper" else 1)
-  slots = (queries - 1) // dilation
   if settings.kind == "file":
     if not os.path.isdir(settings.folder):
       raise InputError(
         f"marks.folder={settings.folder!r} is not there; give the folder of the .pth mark files."
       )
-    return FileMarker(settings.folder, queries)
-  if slots < 1:
-    raise InputError(
-      f"marks.dilation={settings.dilation}: {queries} queries leave no room; choose a smaller one."
-    )
-  if settings.clusters:
-    marks.from_slots(np.zeros((1, settings.clusters), np.float32), queries, dilation)  # refuses too many
-  path = os.path.join(workdir, FILE)
+    return FileMarker(settings.folder, config.model.num_queries)
+  path, slots = os.path.join(workdir, FILE), slots_of(config)
   wanted = made_with(config, slots)
   kept = load(path, wanted) if os.path.exists(path) else None
   if kept is None and not may_fit:
@@ -135,35 +126,77 @@ def build(
       f"marks.kind={settings.kind} would be made anew, and the queries of {config.init.system} were trained with"
       " others; give the published marks, --config.marks.kind=file --config.marks.folder=FOLDER."
     )
+  keep = functools.partial(save, path, wanted)
   if settings.kind == "classifier":
-    recognise = classifier(settings)
-    if kept is None:
-      kept = {"classes": frequent(recognise, training_sounds(config, "waveform"), settings, slots)}
-      save(path, wanted, kept)
-    chosen = kept["classes"]
+    return classified(config, slots, kept, keep)
+  return clustered(config, base, ear, slots, kept, keep)
 
-    def hear(sounds: np.ndarray) -> np.ndarray:
-      return marks.heard_classes(recognise(sounds), settings.theta, settings.top_k)[..., chosen]
 
-    return Marker(hear, "waveform", queries, settings.dilation)
-  embed = jax.jit(functools.partial(base.apply, method="hear"))
-  form = "waveform" if base.takes_waveform else "log_mel"
-  if kept is None:
-    heard = [np.asarray(embed(own, x[None])[0]) for x in training_sounds(config, form)]
-    clusters = marks.fit_clusters(
-      np.concatenate(heard), settings.kind, settings.clusters or slots, config.seed
+def slots_of(config: Any) -> int:
+  """How many clusters or classes can open queries of their own, query 0 aside.
+
+  Raises:
+    InputError: none, or fewer than `marks.clusters`.
+  """
+  settings, queries = config.marks, config.model.num_queries
+  dilation = settings.dilation * (config.model.dilation if config.model.mode == "paper" else 1)
+  slots = (queries - 1) // dilation
+  if slots < 1:
+    raise InputError(
+      f"marks.dilation={settings.dilation}: {queries} queries leave no room; choose a smaller one."
     )
-    log.info("marks: %d clusters of %d seconds", len(clusters), sum(map(len, heard)))
-    kept = {**clusters.arrays(), **({} if "audio_encoder" in config.optimizer.frozen else _flat(own))}
-    save(path, wanted, kept)
+  if settings.clusters:
+    marks.from_slots(np.zeros((1, settings.clusters), np.float32), queries, dilation)  # refuses too many
+  return slots
+
+
+def classified(
+  config: Any, slots: int, kept: Mapping[str, np.ndarray] | None, keep: Callable[[Mapping], None]
+) -> Marker:
+  """Marks of a sound classifier: a slot for each of the classes that the training split is heard to hold most."""
+  settings = config.marks
+  recognise = classifier(settings)
+  if kept is None:
+    kept = {"classes": frequent(recognise, training_sounds(config, "waveform"), settings, slots)}
+    keep(kept)
+  chosen = kept["classes"]
+
+  def hear(sounds: np.ndarray) -> np.ndarray:
+    return marks.heard_classes(recognise(sounds), settings.theta, settings.top_k)[..., chosen]
+
+  return Marker(hear, "waveform", config.model.num_queries, settings.dilation)
+
+
+def clustered(
+  config: Any,
+  system: Any,
+  ear: Mapping[str, Any],
+  slots: int,
+  kept: Mapping[str, np.ndarray] | None,
+  keep: Callable[[Mapping], None],
+) -> Marker:
+  """Marks of clusters of the training sounds' embeddings: a slot for each.
+
+  Args:
+    ear: variables of the system's audio encoder; kept with the clusters where the encoder is to learn.
+  """
+  settings = config.marks
+  embed = jax.jit(functools.partial(system.apply, method="hear"))
+  form = "waveform" if system.takes_waveform else "log_mel"
+  if kept is None:
+    heard = [np.asarray(embed(ear, x[None])[0]) for x in training_sounds(config, form)]
+    fitted = marks.fit_clusters(np.concatenate(heard), settings.kind, settings.clusters or slots, config.seed)
+    log.info("marks: %d clusters of %d seconds", len(fitted), sum(map(len, heard)))
+    kept = {**fitted.arrays(), **({} if "audio_encoder" in config.optimizer.frozen else _flat(ear))}
+    keep(kept)
   found = {name.removeprefix("clusters/"): x for name, x in kept.items() if name.startswith("clusters/")}
-  clusters, encoder = marks.Clusters(**found), _nested(kept) or own
+  clusters, encoder = marks.Clusters(**found), _nested(kept) or ear
 
   def belong(sounds: np.ndarray) -> np.ndarray:
     embeddings = np.asarray(embed(encoder, sounds[None])[0])
     return np.eye(len(clusters), dtype=np.float32)[clusters.assign(embeddings)]
 
-  return Marker(belong, form, queries, settings.dilation)
+  return Marker(belong, form, config.model.num_queries, settings.dilation)
 
 
 def hearing(model: Any, variables: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:

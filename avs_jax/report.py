@@ -19,8 +19,8 @@ from typing import Any
 from avs_jax import metrics, tables
 from avs_jax.caveats import warnings
 from avs_jax.errors import InputError
+from avs_jax.metrics import NEGATIVES
 
-NEGATIVES = ("silence", "noise", "offscreen")
 ROW_NAMES = {
   "positive": "own sound",
   "silence": "silence",

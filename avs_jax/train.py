@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import traverse_util
 
 from avs_jax import mesh as meshes
 from avs_jax import optimizer as optimizers
@@ -21,7 +20,7 @@ from avs_jax.checkpoint import Checkpoints
 from avs_jax.errors import InputError
 from avs_jax.evaluate import condition_of, evaluate, judge, make_count, selection_metrics
 from avs_jax.logbook import Logbook
-from avs_jax.model import build_model, build_objective, frozen_parts, starting_variables, strip
+from avs_jax.model import build_model, build_objective, frozen_parts, starting_variables
 from avs_jax.step import TrainState, make_predict_step, make_train_step
 from avs_jax.stopping import StopFlag, is_due, stop_signal
 from avs_jax.types import Batch, Condition
@@ -269,12 +268,3 @@ def validate(
       f" {', '.join(name for name, value in figures.items() if value is not None)}."
     )
   return figures
-
-
-def count_parameters(params: Mapping[str, Any]) -> dict[str, int]:
-  """Number of values under each top-level name (one level deeper where a debias strategy wraps a system)."""
-  totals: dict[str, int] = {}
-  for path, leaf in traverse_util.flatten_dict(params).items():
-    name = strip(path)[0]
-    totals[name] = totals.get(name, 0) + math.prod(leaf.shape)
-  return totals

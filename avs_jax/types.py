@@ -42,9 +42,6 @@ class Condition(IntEnum):
   OFFSCREEN = 3
 
 
-NEGATIVES = (Condition.SILENCE, Condition.NOISE, Condition.OFFSCREEN)
-
-
 @flax.struct.dataclass
 class Batch:
   """A batch of clips. Arrays are numpy in the data pipeline and jax on the device.

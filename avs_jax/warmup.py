@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax.core import FrozenDict
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 from tqdm import trange
 
@@ -41,6 +42,7 @@ from avs_jax.types import AnyArray, Batch, Condition, Sound
 log = logging.getLogger(__name__)
 
 _STATE = ("params", "batch_stats", "memory")  # of the optimiser, in the order of a step's arguments
+_DOES = "warm-up: naming what is seen and heard"
 _SCALE = 16.0  # initial inverse temperature of the cosine to the prototypes; ours
 
 
@@ -240,6 +242,7 @@ def _train(
   from data_pipelines import feed
 
   mesh = meshes.make_mesh(config.warmup.batch)
+  whole = meshes.replicated(mesh)
   recogniser = build_recogniser(config, len(source.categories) + 2)
   frames, sound = example_inputs(config)
   mono = getattr(sound, "mono", sound)  # it hears no direction
@@ -251,31 +254,7 @@ def _train(
     # Or pretrained weights would not survive the start.
     scale_by_prefix(dict(config.optimizer.multipliers), {}),
   )
-
-  def step(params: Any, statistics: Any, memory: Any, batch: Batch, key: Array) -> tuple:
-    def loss(params: Any) -> tuple[Array, tuple]:
-      (seen, heard), moved = recogniser.apply(
-        {"params": params, "batch_stats": statistics},
-        some_frames(batch.frames, config.warmup.frames, key, config.warmup.pictures),
-        sound_of(recogniser, batch),
-        train=True,
-        rngs={"dropout": key},
-        mutable=["batch_stats"],
-      )
-      visible, sounding = labels(batch)
-      visible = visible[: seen.shape[0], : seen.shape[1]]
-      total = naming_loss(seen, visible) + naming_loss(heard, sounding)
-      figures = {"loss": total, "seen": accuracy(seen, visible), "heard": accuracy(heard, sounding)}
-      return total, (figures, moved.get("batch_stats", statistics))
-
-    (_, (figures, statistics)), gradient = jax.value_and_grad(loss, has_aux=True)(params)
-    update, memory = rule.update(gradient, memory, params)
-    return optax.apply_updates(params, update), statistics, memory, figures
-
-  whole = meshes.replicated(mesh)
-  compiled = jax.jit(
-    step, in_shardings=(whole, whole, whole, meshes.by_clip(mesh), whole), donate_argnums=(0, 1, 2)
-  )
+  step = make_step(recogniser, rule, config.warmup.frames, config.warmup.pictures, mesh)
   params, statistics = (jax.device_put(start[name], whole) for name in ("params", "batch_stats"))
   state = {
     "params": params,
@@ -290,21 +269,13 @@ def _train(
     log.info("warm-up resumed from step %d of %d", begin, count)
   saves.forget_after(begin)
   figures: dict[str, Any] = {}
-  bar = trange(
-    begin,
-    count,
-    desc="warm-up: naming what is seen and heard",
-    unit="step",
-    initial=begin,
-    total=count,
-    disable=None,
-  )
+  bar = trange(begin, count, desc=_DOES, unit="step", initial=begin, total=count, disable=None)
   saved_at = time.monotonic()
   with contextlib.closing(feed.labelled(config, source, begin)) as batches, stop.postponed():
     for number in bar:
       batch = meshes.put_batch(mesh, Batch(**next(batches)))
       own = jax.random.fold_in(key, number)
-      *kept, figures = compiled(*(state[name] for name in _STATE), batch, own)
+      *kept, figures = step(*(state[name] for name in _STATE), batch, own)
       state = dict(zip(_STATE, kept, strict=True))
       logs = number % 50 == 49 or number == count - 1
       if logs:
@@ -327,6 +298,40 @@ def _train(
   return jax.device_get({name: state[name] for name in ("params", "batch_stats")}), {
     name: float(value) for name, value in figures.items()
   }
+
+
+def make_step(
+  recogniser: Recogniser, rule: optax.GradientTransformation, frames: int, pictures: int, mesh: Mesh
+) -> Callable[..., tuple]:
+  """One compiled update: (params, batch statistics, the rule's memory, batch, key) -> the first three and figures.
+
+  Args:
+    frames, pictures: as of `some_frames`; 0 is all.
+  """
+
+  def step(params: Any, statistics: Any, memory: Any, batch: Batch, key: Array) -> tuple:
+    def loss(params: Any) -> tuple[Array, tuple]:
+      (seen, heard), moved = recogniser.apply(
+        {"params": params, "batch_stats": statistics},
+        some_frames(batch.frames, frames, key, pictures),
+        sound_of(recogniser, batch),
+        train=True,
+        rngs={"dropout": key},
+        mutable=["batch_stats"],
+      )
+      visible, sounding = labels(batch)
+      visible = visible[: seen.shape[0], : seen.shape[1]]
+      total = naming_loss(seen, visible) + naming_loss(heard, sounding)
+      figures = {"loss": total, "seen": accuracy(seen, visible), "heard": accuracy(heard, sounding)}
+      return total, (figures, moved.get("batch_stats", statistics))
+
+    (_, (figures, statistics)), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+    update, memory = rule.update(gradient, memory, params)
+    return optax.apply_updates(params, update), statistics, memory, figures
+
+  whole = meshes.replicated(mesh)
+  shardings = (whole, whole, whole, meshes.by_clip(mesh), whole)
+  return jax.jit(step, in_shardings=shardings, donate_argnums=(0, 1, 2))
 
 
 def _refuse_infinite(figures: Mapping[str, Any]) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 from avs_jax import metrics
 
-NEGATIVES = ("silence", "noise", "offscreen")
 Triple = tuple[float, float, float]  # IoU, F, FPR
 
 
@@ -59,7 +58,7 @@ def recomputed(row: PaperRow) -> dict[str, float] | None:
     return None
   rows = {
     name: dict(zip(("iou", "f", "fpr"), triple, strict=True))
-    for name, triple in zip(NEGATIVES, row.negatives, strict=True)
+    for name, triple in zip(metrics.NEGATIVES, row.negatives, strict=True)
   }
   return metrics.global_scores({"iou": row.own[0], "f": row.own[1]}, rows)
 

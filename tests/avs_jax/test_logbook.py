@@ -2,9 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from avs_jax.logbook import Logbook, duration, versions, write_config
+from avs_jax.logbook import Logbook, count_parameters, duration, versions, write_config
 from configs import common
 
 
@@ -83,3 +84,10 @@ def test_durations_are_told_as_a_clock_does():
 
 def test_versions_name_what_computed():
   assert {"python", "jax", "flax", "optax", "orbax-checkpoint", "numpy"} <= set(versions())
+
+
+def test_parameters_are_counted_by_top_level_name():
+  ones = np.ones((3, 2))
+  assert count_parameters({"head": {"kernel": ones, "bias": ones[0]}}) == {"head": 8}
+  wrapped = {"system": {"head": {"kernel": ones}}, "guide": {"proj": {"bias": ones[0]}}}
+  assert count_parameters(wrapped) == {"head": 6, "guide": 2}

@@ -271,13 +271,6 @@ def test_validation_falls_on_epochs_and_on_the_last_step(small):
   assert training.validation_steps(config, 5, 4) == {2, 4, 5}
 
 
-def test_parameters_are_counted_by_top_level_name():
-  ones = np.ones((3, 2))
-  assert training.count_parameters({"head": {"kernel": ones, "bias": ones[0]}}) == {"head": 8}
-  wrapped = {"system": {"head": {"kernel": ones}}, "guide": {"proj": {"bias": ones[0]}}}
-  assert training.count_parameters(wrapped) == {"head": 6, "guide": 2}
-
-
 class Broken:
   """A source some of whose clips cannot be read."""
 

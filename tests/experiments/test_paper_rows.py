@@ -56,7 +56,7 @@ def test_the_transcription_is_that_of_the_reference_tables(golden):
     printed = theirs["printed"]
     key = (
       int(table[1:]), data, (theirs["miou_p"], theirs["f_p"]),
-      tuple(tuple(theirs[sound]) for sound in paper_rows.NEGATIVES),
+      tuple(tuple(theirs[sound]) for sound in metrics.NEGATIVES),
       (printed["g_miou"], printed["g_f"], printed["g_fpr"]),
     )  # fmt: skip
     assert key in found, name
