@@ -1,5 +1,6 @@
 """What can be said to `run.py`: its flags, which of them each mode reads, and the config and folder they mean."""
 
+import ast
 import os
 import re
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ READS = {
   "check": ("config", "workdir"),
   "convert": (),
 }
+
+_ENCODER_SETTING = re.compile(r"config\.(model\.(visual|audio)|marks\.encoder)_args\.\w+")
 
 
 def define(values: flags.FlagValues, arguments: list[str]) -> None:
@@ -81,12 +84,12 @@ def parse(arguments: list[str], values: flags.FlagValues) -> list[str]:
   """
   said = dict(said_in(arguments[1:]))
   refuse_unread(said)
-  arguments = [arguments[0], *_saved_config(said), *arguments[1:]]
+  words, given_to_encoders = _without_encoder_settings(arguments[1:])
+  arguments = [arguments[0], *_saved_config(said), *words]
   try:
     define(values, arguments)
     rest = values(arguments)
-    _ = values["config"].value
-    return rest
+    config = values["config"].value
   except (AttributeError, KeyError) as error:  # a key that the config has not
     text = str(error.args[0] if error.args else error).replace("\\n", "\n").replace("\\'", "").strip("'\"")
     key, *hint = text.splitlines()
@@ -94,7 +97,57 @@ def parse(arguments: list[str], values: flags.FlagValues) -> list[str]:
   except (TypeError, ValueError, OSError, flags.Error) as error:
     lines = str(error).replace("avs_jax.errors.InputError: ", "").strip().splitlines()
     sentence = lines[-1] if "Traceback" in str(error) else " ".join(lines)
+  else:
+    for name, value in given_to_encoders.items():
+      _set_encoder_setting(config, name, value)
+    return rest
   raise InputError(sentence)
+
+
+def _without_encoder_settings(words: list[str]) -> tuple[list[str], dict[str, str]]:
+  """The words without --config.model.visual_args.KEY=VALUE and its kin, and these: an encoder's own settings, which
+  stand in no config until somebody wants them."""
+  others, found = [], {}
+  rest = iter(words)
+  for word in rest:
+    if word == "--":
+      others += [word, *rest]
+      break
+    name, equals, value = word.lstrip("-").partition("=")
+    if word.startswith("-") and _ENCODER_SETTING.fullmatch(name):
+      found[name] = value if equals else next(rest, "")
+    else:
+      others.append(word)
+  return others, found
+
+
+def _set_encoder_setting(config: ConfigDict, name: str, said: str) -> None:
+  """Sets what `name` (config.model.visual_args.KEY) means.
+
+  Raises:
+    InputError: the encoder that the config names has no such setting, or one of another kind.
+  """
+  from avs_jax import encoders  # not where the modes that need no model would wait for jax
+
+  path, key = name.removeprefix("config.").split("."), name.split(".")[-1]
+  encoder = config[path[0]][path[1].removesuffix("_args")]
+  if not encoders.has_setting(encoder, key):
+    known = ", ".join(encoders.settings(encoder))
+    raise InputError(f"{name}: the encoder {encoder} has no setting {key!r}; it has {known}.")
+  try:
+    value = ast.literal_eval(said)
+  except (ValueError, SyntaxError):
+    value = {"true": True, "false": False}.get(said, said)
+  chosen = config[path[0]][path[1]]
+  before = chosen[key] if key in chosen else getattr(encoders.build(encoder), key)
+  if before is not None and type(value) is not type(before) and not _is_number_for(value, before):
+    raise InputError(f"{name}={said} is no {type(before).__name__}, as {before!r} is.")
+  with config.unlocked():
+    chosen[key] = float(value) if isinstance(before, float) else value
+
+
+def _is_number_for(value: Any, before: Any) -> bool:
+  return isinstance(before, float) and isinstance(value, int) and not isinstance(value, bool)
 
 
 def said_in(words: list[str]) -> Iterator[tuple[str, str]]:

@@ -44,7 +44,7 @@ class Logbook:
   """
 
   def __init__(self, workdir: str, config: Any):
-    self.workdir, self.config = workdir, config
+    self.workdir, self.config, self.caption = workdir, config, config.title
     self.is_writer = jax.process_index() == 0
     self.waited = 0.0
     self.last = (time.monotonic(), 0)
@@ -66,6 +66,7 @@ class Logbook:
 
   def start(self, mesh: Any, steps: int, steps_per_epoch: int, learns: Any, stays: Any, source: Any) -> None:
     """Says once what is about to happen."""
+    self.caption = f"{self.config.title or self.config.model.system}: {source.title}"
     devices, batch = mesh.devices.size, self.config.schedule.batch
     self.steps = steps
     self.say(f"data: {source.title}, {len(source)} training clips")
@@ -162,7 +163,7 @@ class Logbook:
 
     picture = os.path.join(self.workdir, "pictures", "curves.png")
     os.makedirs(os.path.dirname(picture), exist_ok=True)
-    visualize.curves(picture, self.rows(), caption=self.config.title)
+    visualize.curves(picture, self.rows(), caption=self.caption)
     self.board.close()
 
 

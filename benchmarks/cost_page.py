@@ -27,10 +27,10 @@ def page(kept: Rows, command: str, names: Sequence[str]) -> str:
     f"    {command}",
     "",
     f"One clip of {SECONDS} s (a frame a second), VGGish, one class, float32. Parameters and GFLOP are those of the"
-    " program as traced and lowered, before compilation, a multiply-add counted as two; loops of known length count"
-    " as often as they run. Sound included. Trainable: by each system's recipe on MS3 (`configs/ms3.py:SYSTEM`),"
-    " which freezes VGGish and, for active_queries, all of the visual encoder but its adapters (which Swin alone"
-    " has). All queries open."
+    " program as traced and lowered, before compilation (the compiled program's own count takes the body of a loop"
+    " once), a multiply-add counted as two; loops of known length count as often as they run. Sound included."
+    " Trainable: by each system's recipe on MS3 (`configs/ms3.py:SYSTEM`), which freezes VGGish and, for"
+    " active_queries, all of the visual encoder but its adapters (which Swin alone has). All queries open."
     + (" * a loop whose length depends on data is counted once." if open_loops else ""),
     f"Counted {counted_at(counted)}.",
     "",

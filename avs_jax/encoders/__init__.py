@@ -55,7 +55,7 @@ def build(name: str, **overrides: Any) -> nn.Module:
   if name not in table:
     raise InputError(f"there is no encoder '{name}'; give one of: {', '.join(NAMES)}.")
   kind, arguments = table[name]
-  allowed = [field.name for field in dataclasses.fields(kind) if field.name not in ("parent", "name")]
+  allowed = settings(name)
   unknown = sorted(set(overrides) - set(allowed))
   if unknown:
     raise InputError(
@@ -67,10 +67,16 @@ def build(name: str, **overrides: Any) -> nn.Module:
   return kind(**{**arguments, **overrides})
 
 
+def settings(name: str) -> tuple[str, ...]:
+  """Names of what `build` may be told for the encoder `name`; none where there is no such encoder."""
+  kind = {**_VISUAL, **_AUDIO}.get(name, (None, {}))[0]
+  names = () if kind is None else (field.name for field in dataclasses.fields(kind))
+  return tuple(each for each in names if each not in ("parent", "name"))
+
+
 def has_setting(name: str, setting: str) -> bool:
   """Whether the encoder `name` exists and knows `setting`."""
-  kind = {**_VISUAL, **_AUDIO}.get(name, (None, {}))[0]
-  return kind is not None and setting in {field.name for field in dataclasses.fields(kind)}
+  return setting in settings(name)
 
 
 def as_map(encoder: nn.Module, x: Float[Array, "N h w C"], i: int) -> Float[Array, "N h w C"]:

@@ -78,6 +78,24 @@ def test_a_mistyped_setting_of_a_saved_run_is_refused_as_with_a_config(run, sett
     assert "\n" not in str(told.value) and "Traceback" not in str(told.value)
 
 
+def test_settings_of_an_encoder_that_stand_in_no_config_are_given_by_flag(run):
+  config, _ = config_and_workdir(
+    "--config=configs/ms3.py", "--config.model.visual_args.scan=True", "--config.model.visual_args.drop_path=0",
+    "--config.model.visual_args.epsilons", "hf_pvt", "--config.model.visual=mit_b2",
+  )  # fmt: skip
+  assert dict(config.model.visual_args) == {"scan": True, "drop_path": 0.0, "epsilons": "hf_pvt"}
+  assert config.model.visual == "mit_b2" and config.is_locked
+  config, _ = config_and_workdir("--mode=eval", f"--workdir={run}", "--config.model.visual_args.width=8")
+  assert config.model.visual_args.width == 8
+  for setting, said in (
+    ("visual_args.scam=True", "the encoder pvt_v2_b5 has no setting 'scam'; it has dims, depths"),
+    ("visual_args.scan=perhaps", "config.model.visual_args.scan=perhaps is no bool, as False is"),
+    ("audio_args.width=wide", "config.model.audio_args.width=wide is no float, as 1.0 is"),
+  ):
+    with pytest.raises(InputError, match=re.escape(said)):
+      parsed("--config=configs/ms3.py", f"--config.model.{setting}")
+
+
 def test_a_folder_without_a_run_and_a_setting_of_nothing_are_a_sentence(tmp_path):
   with pytest.raises(InputError, match="config.json is not there; give --config"):
     parsed("--mode=eval", f"--workdir={tmp_path}", "--config.steps=2")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avs_jax import bundle, frontier, report
+from avs_jax import bundle, frontier, report, visualize
 from avs_jax import evaluate as evaluation
 from avs_jax import mesh as meshes
 from avs_jax.checkpoint import load_variables
@@ -283,6 +283,18 @@ def test_parts_are_scored_apart_and_evidence_is_kept_of_the_pictured_clips():
   )
   said = {row[0]: row[header.index("iou_frame")] for row in table}
   assert said["own sound, two of a kind"].startswith("1.0") and "own sound, where sounds come and go" in said
+
+
+def test_every_picture_says_of_which_clip_and_data_it_is(small, tmp_path, monkeypatch):
+  captions = []
+  monkeypatch.setattr(visualize, "four_sounds", lambda *rest, caption: captions.append(caption))
+  config = small({"eval.pictures": 1, "title": "A run"})
+  source = Generated("single", "test", 2, size=config.data.size, seconds=1)
+  nothing = {0: np.zeros((1, config.data.size, config.data.size))}
+  seen = {name: evaluation.Seen({}, nothing) for name in config.eval.conditions}
+  evaluation.draw(config, source, seen, str(tmp_path))
+  assert captions == [f"A run: {source.ids[0]}, {source.title}, {config.eval.split}"]
+  assert "(stand-in)" in captions[0]
 
 
 def test_a_kind_that_all_clips_share_is_no_part():

@@ -1,3 +1,5 @@
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -214,6 +216,11 @@ def test_repeated_blocks_give_the_same_values_and_gradients():
   results = [jax.value_and_grad(loss)(variables, repeat) for repeat in ("plain", "jit", "remat")]
   tree_close(results[0], results[1], rtol=1e-5, atol=1e-6)
   tree_close(results[0], results[2], rtol=1e-5, atol=1e-6)
+  traced = [
+    str(jax.make_jaxpr(jax.grad(functools.partial(loss, repeat=each)))(variables))
+    for each in ("jit", "remat")
+  ]
+  assert ["remat" in each for each in traced] == [False, True]
 
 
 def test_repeated_blocks_are_traced_once_for_all_calls():

@@ -5,8 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from avs_jax import visualize
 from avs_jax.logbook import Logbook, count_parameters, duration, versions, write_config
+from avs_jax.mesh import make_mesh
 from configs import common
+from data_pipelines.generated import Generated
 
 
 @pytest.fixture
@@ -71,11 +74,29 @@ def test_validation_is_written_with_its_name(book, tmp_path):
   assert "validation, own sound: iou_frame 0.2500 fpr 0.5000" in (tmp_path / "log.txt").read_text()
 
 
-def test_the_curves_are_drawn_at_the_end(book, tmp_path):
+def test_the_curves_are_drawn_at_the_end_with_the_data_they_are_of(book, tmp_path, monkeypatch):
+  captions = []
+  draw = visualize.curves
+  monkeypatch.setattr(
+    visualize,
+    "curves",
+    lambda path, rows, caption: captions.append(caption) or draw(path, rows, caption=caption),
+  )
+  source = Generated("single", "train", 2, size=8, seconds=1)
+  book.start(make_mesh(4), 1, 1, {}, {}, source)
   book.begin_at(0)
   book.write(1, {"loss": 1.0})
   book.finish()
   assert (tmp_path / "pictures" / "curves.png").stat().st_size > 1000
+  assert "(stand-in)" in captions[0] and source.title in captions[0]
+
+
+def test_tensorboard_has_the_scalars_under_their_names(book, tmp_path):
+  book.begin_at(0)
+  book.write(1, {"loss": 1.0, "val_iou_frame": 0.5})
+  book.finish()
+  (events,) = (tmp_path / "tensorboard").glob("events*")
+  assert all(name in events.read_bytes() for name in (b"loss", b"val_iou_frame"))
 
 
 def test_durations_are_told_as_a_clock_does():

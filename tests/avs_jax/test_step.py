@@ -78,6 +78,20 @@ def test_rematerialisation_gives_the_same_step(one_step, plain):
   assert figures["loss"] == pytest.approx(plain[2]["loss"], rel=1e-6)
 
 
+def test_equal_blocks_may_be_one_loop_in_training(one_step):
+  sizes = {"dims": (8, 8, 8, 8), "heads": (1, 1, 1, 1), "depths": (3, 1, 1, 1), "drop_path": 0.0}
+  scanned = {**DEAF, "model.visual": "pvt_v2_b0", "model.visual_args": {**sizes, "scan": True}}
+  before, after, figures = one_step(scanned)
+  assert np.isfinite(figures["loss"])
+  started, ended = (
+    jax.tree.leaves(state.params["visual_encoder"]["block1"]["mlp"]) for state in (before, after)
+  )
+  for x, y in zip(started, ended, strict=True):
+    assert (
+      x.shape[0] == 3 and (np.abs(x - y).reshape(3, -1).max(-1) > 0).all()
+    )  # every block of the three moved
+
+
 @pytest.mark.slow
 def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(one_step, usual):
   _, exact, told = usual

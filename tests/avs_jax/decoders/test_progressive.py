@@ -1,5 +1,7 @@
 """Stages hand on what they fuse, to the next one and to the result."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from avs_jax.decoders.progressive import FullyConnectedHead, ProgressiveDecoder,
 from avs_jax.errors import InputError
 from avs_jax.fusion.snrp import SNRP
 from avs_jax.initialise import initialise
+from avs_jax.layers import resize_bilinear
 
 WIDTH = 4
 
@@ -66,6 +69,29 @@ def test_skip_connections_add_up_to_the_result(variables, run):
     fused[0][0], skip["kernel"], (1, 1), [(1, 1)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
   )
   np.testing.assert_allclose(parts[0][0], finest + skip["bias"].reshape(1, 1, 1, -1), rtol=1e-4, atol=1e-5)
+
+
+def convolved(x, conv):
+  flat = x.reshape(-1, *x.shape[2:])
+  y = jax.lax.conv_general_dilated(
+    flat, conv["kernel"], (1, 1), [(1, 1)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+  )
+  return (y + conv["bias"]).reshape(*x.shape[:-1], -1)
+
+
+def test_direct_connections_by_hand(variables, run):
+  """Equation 8: the finer stage gets relu(conv[fused, enlarged; its map]) and F'_a, and blocks twice as wide."""
+  params = variables["params"]
+  stage = functools.partial(Stage, width=WIDTH, heads=2)
+  coarse, heard = stage(stride=1).apply({"params": params["stage2"]}, MAPS[1], AUD)
+  wide = resize_bilinear(coarse, MAPS[0].shape[2:4], align_corners=False)
+  vis = jnp.maximum(convolved(jnp.concatenate([wide, MAPS[0]], -1), params["direct2"]), 0)
+  fine, _ = stage(stride=2).apply({"params": params["stage1"]}, vis, heard)
+  fused = run(variables, MAPS, AUD)[1]
+  np.testing.assert_allclose(fused[1], coarse, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(fused[0], fine, rtol=1e-4, atol=1e-5)
+  other, _ = stage(stride=1).apply({"params": params["stage1"]}, vis, heard)
+  assert np.abs(other - fine).max() > 1e-4
 
 
 def test_sound_and_coarse_maps_reach_the_finest_stage_through_direct_connections(variables, run):

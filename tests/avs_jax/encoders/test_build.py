@@ -125,6 +125,7 @@ def test_rematerialisation_changes_no_gradient(name):
                              rngs={"dropout": jax.random.key(0)}, method="stage", i=0)  # fmt: skip
       return jnp.square(maps).mean()
 
+    assert ("remat" in str(jax.make_jaxpr(jax.grad(loss))(variables[WEIGHTS]))) == remat
     return jax.jit(jax.grad(loss))(variables[WEIGHTS])
 
   for a, b in zip(*(jax.tree.leaves(gradient(remat)) for remat in (False, True)), strict=True):

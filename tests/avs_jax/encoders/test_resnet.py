@@ -28,6 +28,7 @@ def small(**overrides):
 @pytest.mark.golden
 @pytest.mark.parametrize(("source", "key"), [("torchvision", "layer"), ("hf", "stage")])
 def test_maps_equal_the_reference(golden, rule, source, key):
+  """The four maps; the pooled vector and the classifier behind them, which are kept too, no system has."""
   variables = filled(golden(f"backbones/resnet50.{source}.json"), rule)
   kept = np.load(golden(f"backbones/resnet50.{source}.npz"))
   for rows, cols in ((224, 224), (192, 250)):

@@ -42,6 +42,7 @@ def test_embeddings_equal_the_one_inside_avsbench(golden, rule, variables):
   module = encoders.build("vggish")
   rule.check(module.apply(variables, x), kept["embedding"])
   rule.check(module.apply(variables, x, method="features"), kept["features__channel_last"])
+  rule.check(encoders.build("vggish", last_relu=False).apply(variables, x), kept["fc3_before_last_relu"])
 
 
 @pytest.mark.golden

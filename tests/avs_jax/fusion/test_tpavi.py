@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from flax import traverse_util
@@ -114,6 +115,13 @@ def test_a_fresh_block_is_a_layer_norm_of_its_input(block, fresh, inputs):
   normed = centred / jnp.sqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-5)
   np.testing.assert_allclose(fused, normed, rtol=1e-4, atol=1e-5)
   assert fused.shape == vis.shape and heard.shape == (B, T, C)
+
+
+def test_shapes_are_checked_while_tests_run(block, variables, inputs):
+  """Of the whole package, by the hook that pyproject.toml names; here a sound that is a second too long."""
+  vis, aud = inputs
+  with pytest.raises(jaxtyping.TypeCheckError):
+    block.apply(variables, vis, np.concatenate([aud, aud[:, :1]], axis=1), train=False)
 
 
 def test_permuting_clips_permutes_outputs(block, variables, inputs):

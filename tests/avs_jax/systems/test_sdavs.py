@@ -65,6 +65,11 @@ def variables():
 
 
 @pytest.fixture(scope="module")
+def whole_program(variables):
+  return str(jax.make_jaxpr(build().apply)(variables, frames(), mel()))
+
+
+@pytest.fixture(scope="module")
 def run():
   """One compiled program: outputs and gradients of their mean square, reading what the module is given."""
   module = build()
@@ -138,6 +143,14 @@ def test_every_ablation_is_one_word(change, variables):
     assert all(any(changed[key] in part for part in path) for path in full - left) and left < full
   else:
     assert left == full
+
+
+@pytest.mark.parametrize(
+  "change", [*ABLATIONS, {"channel_gate": "linear"}], ids=lambda change: "-".join(map(str, *change.items()))
+)
+def test_every_word_reaches_the_program(change, variables, whole_program):
+  """Also those that have no weights of their own."""
+  assert str(jax.make_jaxpr(build(**change).apply)(variables, frames(), mel())) != whole_program
 
 
 @pytest.mark.parametrize(
