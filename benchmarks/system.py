@@ -8,8 +8,9 @@ machines are noisy and shared.
 
 import contextlib
 import os
-import platform
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,8 +26,10 @@ from avs_jax import mesh as meshes
 from avs_jax import optimizer as optimizers
 from avs_jax.logbook import versions
 from avs_jax.model import build_model, build_objective, frozen_parts, starting_variables
+from avs_jax.report import commit
 from avs_jax.step import TrainState, make_predict_step, make_train_step
 from avs_jax.types import SAMPLE_RATE_HZ, Batch
+from benchmarks.cost_speed import hardware
 from benchmarks.in_turn import peak_memory, publish
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/ms3.py", "What to measure.", lock_config=True)
@@ -208,7 +211,8 @@ def table(config: Any, figures: Mapping[str, Any], clips: int, repeats: int) -> 
   rows: list[Row] = [
     ("system", f"{model.system}, {model.visual}, {model.audio}, {model.num_classes} class(es)"),
     ("input", f"{clips} clip(s) of {data.seconds} x {data.size} x {data.size}, {model.dtype}"),
-    ("device", f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores, {platform.machine()}"),
+    ("device", hardware()),
+    ("commit", commit()),
     ("versions", ", ".join(f"{name} {version}" for name, version in versions().items())),
     ("timing", f"median of {repeats} calls after one warm-up; audio encoder included, data excluded"),
     ("load average at the end", ", ".join(f"{value:.1f}" for value in os.getloadavg())),
@@ -249,11 +253,8 @@ def main(arguments: list[str]) -> None:
   figures = measure(config, clips, repeats)
   text = table(config, figures, clips, repeats)
   title = f"# Cost of {config.title or config.model.system}\n\n"
-  command = (
-    f"`python -m benchmarks.system --config={flags.FLAGS['config'].config_filename}`\n\n"
-    if hasattr(flags.FLAGS["config"], "config_filename")
-    else ""
-  )
+  words = [word for word in sys.argv[1:] if not word.startswith("--output")]
+  command = "    " + shlex.join(["python", "-m", "benchmarks.system", *words]) + "\n\n"
   publish(title + command + text, figures, _OUTPUT.value)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from avs_jax.export import unchecked
+from avs_jax.report import commit
 from benchmarks import system
 from configs import tiny
 
@@ -59,6 +60,7 @@ def test_the_page_gives_rates_of_the_measured_seconds():
   }  # fmt: skip
   text = system.table(tiny.get_config(), figures, 2, 3)
   for row in (
+    f"| commit | {commit()} |",
     "| system | avsbench, conv_pyramid, vggish, 1 class(es) |",
     "| parameters | 1,234,567, trainable 1,000 |",
     "| inference: trace, compile | 1.0 s, 2.0 s (3.5 CPU s; loading, where the program was kept) |",
