@@ -76,7 +76,7 @@ def convolved(x, conv):
   y = jax.lax.conv_general_dilated(
     flat, conv["kernel"], (1, 1), [(1, 1)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
   )
-  return (y + conv["bias"]).reshape(*x.shape[:-1], -1)
+  return (y + conv["bias"].reshape(1, 1, 1, -1)).reshape(*x.shape[:-1], -1)
 
 
 def test_direct_connections_by_hand(variables, run):

@@ -169,6 +169,17 @@ def torch_names_of(params, shapes):
   return {path: names[int(leaf.reshape(-1)[0])] for path, leaf in imported.items()}
 
 
+# Parameters whose gradient comes through rectified units with inputs of zero to within rounding.
+AT_A_KINK = {
+  "encoder_backbone.patch_embed1.proj.weight",
+  "encoder_backbone.block3.20.mlp.fc1.weight",
+  "conv1.conv2d_list.0.weight",
+  "conv1.conv2d_list.3.weight",
+  "tpavi_b1.align_channel.weight",
+  "path1.resConfUnit1.conv1.weight",
+}
+
+
 def test_the_loss_and_the_gradient_of_every_parameter_are_the_published_ones(golden, rule, variables_of):
   case = CASES["ms3_pvt_small"]
   kept = np.load(golden("avsbench/ms3_pvt_gradients.npz"))
@@ -212,9 +223,16 @@ def test_the_loss_and_the_gradient_of_every_parameter_are_the_published_ones(gol
   # Where a rectified unit's input is zero to within rounding, two programs take different sides and a part of
   # the gradient comes or goes: frames moved by their last bit move the samples of patch_embed1 by 1.8e-4 in
   # norm, and by 5 times the rule's tolerance at most; three quarters of the squared difference to the reference
-  # in path1.resConfUnit1.conv1 lie in one of its 256 channels. So the rule's 1e-3 bounds the difference's norm.
+  # in path1.resConfUnit1.conv1 lie in one of its 256 channels. So the rule's 1e-3 bounds the difference's norm
+  # there; everywhere else each number is held to the rule.
+  apart = set()
   for entry in kept.files:
     name, _, last = entry.removeprefix("grad.").partition("__")
-    slope = rule.sample(np.moveaxis(ours[name], 1, -1) if last else ours[name])
-    difference = np.linalg.norm(slope - kept[entry])
+    slope = np.moveaxis(ours[name], 1, -1) if last else ours[name]
+    try:
+      rule.check(slope, kept[entry])
+    except AssertionError:
+      apart.add(name)
+    difference = np.linalg.norm(rule.sample(slope) - kept[entry])
     assert difference <= 1e-3 * np.linalg.norm(kept[entry]), (entry, difference)
+  assert apart <= AT_A_KINK
