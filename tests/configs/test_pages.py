@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from avs_jax import encoders
 from avs_jax.model import build_model, starting_variables
 from avs_jax.weight_origin import read_own
 from configs import common
@@ -18,6 +19,11 @@ PACKAGED = "avs_jax/models/real_media_small.safetensors"
 
 
 def has(config, key: str) -> bool:
+  """Whether a config has this setting, or some encoder has it for itself."""
+  section, args, own = key.rpartition("_args.")
+  if args:
+    kind = {"model.visual": encoders.VISUAL, "model.audio": encoders.AUDIO, "marks.encoder": encoders.AUDIO}
+    return any(encoders.has_setting(name, own) for name in kind[section])
   for part in key.split("."):
     if not hasattr(config, "keys") or part not in config:
       return False
