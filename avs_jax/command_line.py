@@ -30,6 +30,7 @@ READS = {
   "convert": (),
 }
 
+# What an encoder can be told stands in no config until somebody wants it, so no flag is defined for it.
 _ENCODER_SETTING = re.compile(r"config\.(model\.(visual|audio)|marks\.encoder)_args\.\w+")
 
 
@@ -105,8 +106,7 @@ def parse(arguments: list[str], values: flags.FlagValues) -> list[str]:
 
 
 def _without_encoder_settings(words: list[str]) -> tuple[list[str], dict[str, str]]:
-  """The words without --config.model.visual_args.KEY=VALUE and its kin, and these: an encoder's own settings, which
-  stand in no config until somebody wants them."""
+  """The words without --config.model.visual_args.KEY=VALUE and its kin, and these: {name: value as said}."""
   others, found = [], {}
   rest = iter(words)
   for word in rest:
