@@ -1,6 +1,7 @@
 """What can be said to `run.py`: its flags, which of them each mode reads, and the config and folder they mean."""
 
 import ast
+import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -83,14 +84,26 @@ def parse(arguments: list[str], values: flags.FlagValues) -> list[str]:
   Raises:
     InputError: a flag that is unknown, of a wrong value, or not read by the mode.
   """
+  arguments = [arguments[0], *map(_at_home, arguments[1:])]
   said = dict(said_in(arguments[1:]))
   refuse_unread(said)
   words, given_to_encoders = _without_encoder_settings(arguments[1:])
   arguments = [arguments[0], *_saved_config(said), *words]
-  try:
+  with wrong_flags_as_sentences():
     define(values, arguments)
     rest = values(arguments)
     config = values["config"].value
+  for name, value in given_to_encoders.items():
+    _set_encoder_setting(config, name, value)
+  return rest
+
+
+@contextlib.contextmanager
+def wrong_flags_as_sentences() -> Iterator[None]:
+  """Raises `InputError` for what absl and ml_collections raise where a flag, a setting or a config file is wrong."""
+  try:
+    yield
+    return
   except (AttributeError, KeyError) as error:  # a key that the config has not
     text = str(error.args[0] if error.args else error).replace("\\n", "\n").replace("\\'", "").strip("'\"")
     key, *hint = text.splitlines()
@@ -98,11 +111,14 @@ def parse(arguments: list[str], values: flags.FlagValues) -> list[str]:
   except (TypeError, ValueError, OSError, flags.Error) as error:
     lines = str(error).replace("avs_jax.errors.InputError: ", "").strip().splitlines()
     sentence = lines[-1] if "Traceback" in str(error) else " ".join(lines)
-  else:
-    for name, value in given_to_encoders.items():
-      _set_encoder_setting(config, name, value)
-    return rest
   raise InputError(sentence)
+
+
+def _at_home(word: str) -> str:
+  """--NAME=~/… with the home folder in place of the ~, which shells put in for words of their own alone."""
+  name, equals, value = word.partition("=")
+  is_path = word.startswith("-") and value.startswith("~")
+  return f"{name}{equals}{os.path.expanduser(value)}" if is_path else word
 
 
 def _without_encoder_settings(words: list[str]) -> tuple[list[str], dict[str, str]]:

@@ -1,5 +1,6 @@
 """The one kind of failure that is the user's to mend: bad files, bad settings, missing data."""
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,3 +23,15 @@ def check_choice(setting: str, value: Any, allowed: Iterable[Any]) -> None:
   if value not in allowed:
     names = ", ".join(str(name) for name in allowed if name is not None)
     raise InputError(f"{setting}={value!r} is not known; choose one of {names}.")
+
+
+def make_folder(path: str | os.PathLike) -> None:
+  """Makes a folder that results go to, and those above it, where they are not there.
+
+  Raises:
+    InputError: it cannot be made.
+  """
+  try:
+    os.makedirs(path, exist_ok=True)
+  except OSError as error:
+    raise InputError(f"{os.fspath(path)}: the folder cannot be made ({error}); give another.") from None

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from avs_jax import evidence, frontier, metrics, perception, report, settings
 from avs_jax import mesh as meshes
 from avs_jax.counts import activity, likeliest
-from avs_jax.errors import InputError
+from avs_jax.errors import InputError, make_folder
 from avs_jax.step import make_predict_step
 from avs_jax.types import Batch, Condition, Outputs
 
@@ -235,6 +235,7 @@ def evaluate(config: Any, workdir: str, weights: str = "") -> dict[str, Any]:
   from avs_jax.model import build_model, check_weights
   from data_pipelines import sounds, sources
 
+  settings.check_numbers(config)
   if weights:
     refuse_run(workdir, f"the scoreboard of {weights}")
     model, variables = build_model(config), weights_of_file(config, weights)
@@ -246,7 +247,7 @@ def evaluate(config: Any, workdir: str, weights: str = "") -> dict[str, Any]:
   check_weights(config, model, variables, weights or workdir)
   source = sources.build(config, config.eval.split, limit=config.eval.test_clips)
   sounds.check_evaluation(config, source)
-  os.makedirs(workdir, exist_ok=True)
+  make_folder(workdir)
   mesh = meshes.make_mesh(config.eval.batch)
   log.info("evaluating %d clips of %s under %s", len(source), source.title, ", ".join(sounds.names(config)))
   seen = four_sounds(config, model, variables, source, mesh, workdir)
@@ -336,6 +337,8 @@ def score_folder(config: Any, folder: str | None, workdir: str) -> dict[str, Any
   if not folder:
     raise InputError("--mode=score needs --input=FOLDER with a sub-folder of masks for each sound.")
   refuse_run(workdir, f"that of {folder}")
+  settings.check_numbers(config)
+  make_folder(workdir)
   source = sources.build(config, config.eval.split, limit=config.eval.test_clips)
   return score.score(folder, source, workdir, allow_missing=config.data.allow_missing)
 

@@ -22,7 +22,7 @@ import numpy as np
 from avs_jax import bundle, encoders, report
 from avs_jax.checkpoint import combined, digest
 from avs_jax.counts import activity
-from avs_jax.errors import InputError
+from avs_jax.errors import InputError, make_folder
 from avs_jax.evaluate import is_run, weights_of_file, weights_to_judge
 from avs_jax.logbook import TRAINING_DATA
 from avs_jax.model import build_model, check_weights
@@ -63,10 +63,7 @@ def export(
   check_weights(config, model, variables, weights or workdir)
   if half:
     variables = jax.tree.map(rounded, variables)
-  try:
-    os.makedirs(output, exist_ok=True)
-  except OSError as error:
-    raise InputError(f"--output={output}: the folder cannot be made ({error}); give another.") from None
+  make_folder(output)
   exported, batching = lower(model, variables, input_specs(config))
   settings = portable(json.loads(config.to_json_best_effort()))
   if weights:

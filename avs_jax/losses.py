@@ -27,14 +27,14 @@ def _f32(x: AnyArray) -> Array:
   return jnp.asarray(x, jnp.float32)
 
 
-def _present(batch: Batch) -> Float[Array, "B T"]:
+def presence(batch: Batch) -> Float[Array, "B T"]:
   """1 for real frames, 0 for padding and for rows that only fill the batch."""
   return (jnp.asarray(batch.present) & (jnp.asarray(batch.index) >= 0)[:, None]).astype(jnp.float32)
 
 
 def frame_weight(batch: Batch) -> Float[Array, "B T"]:
   """1 for frames that are present and annotated, 0 for the others."""
-  return _present(batch) * _f32(batch.annotated)
+  return presence(batch) * _f32(batch.annotated)
 
 
 def _weighted_mean(per_frame: Float[Array, "B T"], weight: Weight) -> Float[Scalar, ""]:
@@ -83,7 +83,7 @@ def focal(
 ) -> Float[Scalar, ""]:
   """alpha (1 - exp(-b))^gamma b of the per-pixel cross entropy b, mean over pixels, then weighted frames.
 
-  `alpha` scales both classes alike (RAVS's released form). An empty mask has gradient.
+  `alpha` scales both classes alike (bias_in_AVS's released form). An empty mask has gradient.
   """
   b = _pixel_bce(_f32(logits), _f32(masks))
   return _weighted_mean((alpha * (1 - jnp.exp(-b)) ** gamma * b).mean((-2, -1)), weight)
@@ -227,7 +227,7 @@ def matching(
     threshold: v is the mean of the map where the pooled mask exceeds 0.5 (no gradient through the mask).
     target: "audio" (AVM-AV), or "neighbour" (AVM-VV): v of the frame with the nearest audio feature.
   """
-  present, weight = _present(batch), frame_weight(batch)
+  present, weight = presence(batch), frame_weight(batch)
   binary = outputs.logits.shape[-1] == 1
   if binary:
     weight, mask = present, _f32(outputs.logits[..., 0])
@@ -260,7 +260,7 @@ def masked_cosine(outputs: Outputs, batch: Batch, *, pooling: str = "avg") -> Fl
   through the mask); a frame without such pixels gives v = 0 and so the constant -log(1e-6).
   Off in the published run.
   """
-  weight = _present(batch)
+  weight = presence(batch)
   p = jax.nn.sigmoid(_f32(outputs.logits[..., 0]))
   total = jnp.zeros(())
   stages = _stages(outputs)
@@ -292,9 +292,16 @@ _DEFAULTS: dict[str, Any] = {
   "queries": 0.0,
   "queries_form": "paper",
   "queries_weights": (5.0, 5.0, 2.0),
-  "queries_last": 2.0,
-  "queries_drop": 0.4,
+  "queries_last": None,  # of `_OF_FORM`, where not given
+  "queries_drop": None,
   "queries_targets": 8,
+}
+
+
+# bias_in_AVS weighs the last layer more and drops with p = .4; its released code weighs all alike and keeps 7 of 10.
+_OF_FORM = {
+  "paper": {"queries_last": 2.0, "queries_drop": 0.4},
+  "released": {"queries_last": 1.0, "queries_drop": 0.3},
 }
 
 
@@ -315,6 +322,8 @@ def settings(weights: Mapping[str, Any]) -> dict[str, Any]:
   }
   for key, allowed in choices.items():
     check_choice(f"loss.{key}", chosen[key], allowed)
+  for key, value in _OF_FORM[chosen["queries_form"]].items():
+    chosen[key] = value if chosen[key] is None else chosen[key]
   return chosen
 
 
@@ -367,7 +376,8 @@ def objective(weights: Mapping[str, Any]) -> Callable[[Outputs, Batch], tuple[Ar
       neighbour); `alignment`, the weight of `alignment.alignment`, with its threshold, scale, temperature and truth
       under `alignment_...`; `queries`, the weight of `set_losses.set_loss`, with `queries_form` (paper, released),
       `queries_weights` (focal, Dice, class), `queries_last` (weight of the last layer, the others have 1),
-      `queries_drop` (chance that a well learned pair is dropped), `queries_targets` (most targets a frame).
+      `queries_drop` (chance that a well learned pair is dropped; both: the form's own where None),
+      `queries_targets` (most targets a frame).
       Which weights make up a paper's recipe is said in configs/.
 
   Raises: InputError for an unknown name or choice; when computed, for no part, or one not made for such outputs.

@@ -22,7 +22,7 @@ def read_probabilities(path: str) -> Float[np.ndarray, "H W"]:
   A palette of black and a colour, with indices 0 and 1, is a mask whatever the colour: 0 and 1.
 
   Raises:
-    InputError: the file cannot be read, or a palette paints more than one colour.
+    InputError: the file cannot be read, paints in colours, or is transparent elsewhere than it is black.
   """
   image = _read(path)
   if image.mode == "P":
@@ -37,9 +37,28 @@ def read_probabilities(path: str) -> Float[np.ndarray, "H W"]:
         " write 0 and 255 as grey values, or a palette's indices 0 and 1 with 0 black."
       )
   if image.mode not in ("L", "I;16", "I"):
-    image = image.convert("L")
+    image = _grey(path, image)
   values = np.asarray(image)
   return values.astype(np.float32) / (65535 if values.dtype.itemsize > 1 else 255)
+
+
+def _grey(path: str, image: Image.Image) -> Image.Image:
+  """The grey values of a picture in any other mode.
+
+  Raises:
+    InputError: its colours or its transparency say something else than its grey values.
+  """
+  *colours, alpha = np.moveaxis(np.asarray(image.convert("RGBA")).astype(np.int16), -1, 0)
+  if (np.max(colours, axis=0) - np.min(colours, axis=0)).max() > 32:  # a JPEG's greys differ by a few
+    raise InputError(
+      f"{path}: is painted in colours, whose grey values are no probabilities; write the mask as 0 and 255 in grey."
+    )
+  if ((alpha > 127) != (colours[0] > 127)).any() and alpha.min() < 255:
+    raise InputError(
+      f"{path}: its transparency is not what its grey values are, and which is the mask cannot be told; write the"
+      " mask as grey values, 0 and 255, without transparency."
+    )
+  return image.convert("L")
 
 
 def _is_black_then_painted(image: Image.Image) -> bool:

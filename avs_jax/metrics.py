@@ -31,7 +31,7 @@ __all__ = [
   "summarise_classes",
 ]  # fmt: skip
 
-# 1.3 P R / (0.3 P + R): AVSBench and all that followed. RAVS's released code has 0.1.
+# 1.3 P R / (0.3 P + R): AVSBench and all that followed. bias_in_AVS's released code has 0.1.
 BETA2 = 0.3
 # Frames in the calls whose F AVSBench's script averages: test batch 4, five seconds a clip.
 GROUP_FRAMES = 20
@@ -86,7 +86,9 @@ class Tally:
       self._rows[key] = (bool(counted[b, t]), values)
 
   def merge(self, other: "Tally") -> None:
-    """Takes over the frames of another tally."""
+    """Takes over the frames of another tally; raises `InputError` if one counts binary masks and one classes."""
+    if None not in (self._kind, other._kind) and self._kind is not other._kind:
+      raise InputError("one evaluation mixes binary masks and classes; give either for all clips.")
     self._kind = self._kind or other._kind
     self._rows.update(other._rows)
 
@@ -139,9 +141,11 @@ def _check_call(logits: Any, masks: Any) -> None:
   if isinstance(logits, jax.core.Tracer) or isinstance(masks, jax.core.Tracer):
     return
   logits, masks = np.asarray(logits), np.asarray(masks)
+  if not masks.size:
+    raise InputError(f"there is no frame to score: the masks are {list(masks.shape)}.")
   if not np.isfinite(logits.astype(np.float32)).all():
     raise InputError("the logits hold values that are not finite numbers; judge other weights or logits.")
-  low, high = (masks.min(), masks.max()) if masks.size else (0, 0)
+  low, high = masks.min(), masks.max()
   if not (low >= 0 and high <= 1):  # so written, it is true of NaN
     raise InputError(
       f"masks must lie in [0, 1] but reach from {low:g} to {high:g}; divide pictures of 0 and 255 by 255."
@@ -168,7 +172,8 @@ def f_max_batch(
   """max over 255 thresholds of the mean over frames of F; AVSBench's F on one call.
 
   Frames whose mask is empty are left out; 0 when all are. The maximum is taken after averaging over the
-  frames of THIS call, so the value of a data set depends on how it is cut into calls.
+  frames of THIS call, so the value of a data set depends on how it is cut into calls. Soft masks count in steps of
+  1/255, as pictures hold them.
 
   Raises: as `iou_frame`.
   """

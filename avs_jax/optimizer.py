@@ -20,17 +20,17 @@ def learning_rate(optimizer: Any, schedule: Any, steps: int) -> optax.Schedule:
   """Learning rate by step: linear warm-up, then constant, cosine to zero, polynomial, or falling at steps.
 
   Raises:
-    InputError: unknown `schedule.decay`.
+    InputError: unknown `schedule.decay`, a rate that is none, or steps at shares of the training that are none.
   """
   peak, warm = optimizer["lr"], schedule["lr_warmup_steps"]
+  if not 0 <= peak < math.inf:
+    raise InputError(f"optimizer.lr={peak} is no learning rate; give a number from 0 up.")
   after = max(steps - warm, 1)
   forms = {
     "constant": lambda: optax.constant_schedule(peak),
     "cosine": lambda: optax.cosine_decay_schedule(peak, after),
     "polynomial": lambda: optax.polynomial_schedule(peak, 0.0, schedule["decay_power"], after),
-    "steps": lambda: optax.piecewise_constant_schedule(
-      peak, {max(int(part * steps) - warm, 0): schedule["decay_factor"] for part in schedule["decay_at"]}
-    ),
+    "steps": lambda: optax.piecewise_constant_schedule(peak, _falls(schedule, steps, warm)),
   }
   check_choice("schedule.decay", schedule["decay"], forms)
   main = forms[schedule["decay"]]()
@@ -224,6 +224,18 @@ def restart_adam(b1: float, b2: float, hold_until: Mapping[str, int]) -> optax.G
   return optax.GradientTransformation(init, update)
 
 
+def _falls(schedule: Any, steps: int, warm: int) -> dict[int, float]:
+  """Steps after the warm-up at which the rate falls, and the factor there; those inside it count at its end."""
+  at = tuple(schedule["decay_at"])
+  if not all(0 < part < 1 for part in at):
+    raise InputError(f"schedule.decay_at={at} must be shares of the training, between 0 and 1.")
+  found: dict[int, float] = {}
+  for part in at:
+    step = max(round(part * steps) - warm, 0)
+    found[step] = found.get(step, 1.0) * schedule["decay_factor"]
+  return found
+
+
 def build(config: Any, schedule: Any, steps: int, steps_per_epoch: int) -> optax.GradientTransformation:
   """The optimiser over the nested dict of the trainable parameters.
 
@@ -231,8 +243,10 @@ def build(config: Any, schedule: Any, steps: int, steps_per_epoch: int) -> optax
     config: `config.optimizer`: name, lr, weight_decay, betas, clip_norm, multipliers, freeze_epochs.
 
   Raises:
-    InputError: unknown `optimizer.name`.
+    InputError: unknown `optimizer.name`, or `optimizer.betas` that are no two numbers from 0 to below 1.
   """
+  if len(config["betas"]) != 2 or not all(0 <= beta < 1 for beta in config["betas"]):
+    raise InputError(f"optimizer.betas={config['betas']} must be two numbers from 0 to below 1.")
   hold = {name: epochs * steps_per_epoch for name, epochs in config["freeze_epochs"].items()}
   b1, b2 = config["betas"]
   adam = [joined(optax.scale_by_adam(b1, b2)), *([restart_adam(b1, b2, hold)] if hold else [])]

@@ -17,7 +17,7 @@ from avs_jax import mesh as meshes
 from avs_jax import optimizer as optimizers
 from avs_jax import perception, settings
 from avs_jax.checkpoint import Checkpoints
-from avs_jax.errors import InputError
+from avs_jax.errors import InputError, make_folder
 from avs_jax.evaluate import condition_of, evaluate, judge, make_count, selection_metrics
 from avs_jax.logbook import Logbook
 from avs_jax.model import build_model, build_objective, frozen_parts, starting_variables
@@ -58,7 +58,7 @@ def train_until(stop: StopFlag, config: Any, workdir: str) -> TrainState:
   settings.refuse_variants(config, "train_all")
   check_settings(config)
   settings.refuse_other(config, workdir)
-  os.makedirs(workdir, exist_ok=True)
+  make_folder(workdir)
   book = Logbook(workdir, config)
   mesh = meshes.make_mesh(config.schedule.batch // config.schedule.accumulate, config.mesh.model)
 
@@ -195,7 +195,10 @@ def check_settings(config: Any) -> None:
   Raises:
     InputError: names the setting.
   """
-  if config.schedule.accumulate < 1 or config.schedule.batch % config.schedule.accumulate:
+  settings.check_numbers(config)
+  if not config.steps and not config.schedule.epochs:
+    raise InputError("steps and schedule.epochs are both 0, so nothing would be trained; give one of them.")
+  if config.schedule.batch % config.schedule.accumulate:
     raise InputError(
       f"schedule.accumulate={config.schedule.accumulate} must divide schedule.batch={config.schedule.batch}."
     )

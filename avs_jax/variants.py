@@ -9,7 +9,7 @@ import jax
 
 from avs_jax import report, settings
 from avs_jax.checkpoint import Checkpoints
-from avs_jax.errors import InputError
+from avs_jax.errors import InputError, make_folder
 
 # Sections whose keys are names of somebody else's: encoders' arguments, prefixes of parameters.
 FREE = ("visual_args", "audio_args", "encoder_args", "contrast_model", "multipliers", "freeze_epochs")
@@ -42,8 +42,9 @@ def train_all(config: Any, workdir: str) -> dict[str, dict]:
       f"{workdir} holds a run of one config, and this one has variants; give another --workdir."
     )
   for name, chosen in own.items():
+    settings.check_numbers(chosen)
     settings.refuse_other(chosen, os.path.join(workdir, name))
-  os.makedirs(workdir, exist_ok=True)
+  make_folder(workdir)
   if jax.process_index() == 0:
     write_config(config, workdir)
   results = {}

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 from ml_collections import ConfigDict
 
 from avs_jax import mesh as meshes
@@ -23,6 +23,7 @@ from avs_jax.logbook import versions
 from avs_jax.model import build_model, build_objective, frozen_parts
 from avs_jax.step import TrainState, make_predict_step, make_train_step
 from benchmarks.in_turn import publish
+from benchmarks.start import start
 from benchmarks.system import compiled, example_batch, seconds_of
 
 _STRATEGIES = flags.DEFINE_list(
@@ -148,4 +149,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  start(main)

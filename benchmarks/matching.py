@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import app, flags
+from absl import flags
 from scipy.optimize import linear_sum_assignment
 
 from avs_jax.logbook import versions
@@ -25,6 +25,7 @@ from avs_jax.optimizer import merge, split_trainable
 from avs_jax.step import forward
 from avs_jax.types import Batch
 from benchmarks.in_turn import publish
+from benchmarks.start import start
 from benchmarks.system import example_batch, seconds_of
 
 _FRAMES = flags.DEFINE_integer("frames", 20, "Frames matched in one call: four clips of five seconds.")
@@ -126,4 +127,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  start(main)

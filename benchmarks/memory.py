@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 from jax.extend import core
 
 from avs_jax import mesh as meshes
@@ -24,6 +24,8 @@ from avs_jax.export import unchecked
 from avs_jax.initialise import abstract_variables
 from avs_jax.model import build_model, build_objective, example_inputs, frozen_parts
 from avs_jax.step import TrainState, make_train_step
+from avs_jax.train import check_settings
+from benchmarks.start import start
 from benchmarks.system import example_batch
 
 _SCAN = flags.DEFINE_bool("scan", False, "Run equal blocks of the visual encoder as one: half the trace.")
@@ -124,6 +126,9 @@ def main(arguments: list[str]) -> None:
   if _SCAN.value:
     with config.unlocked():
       config.model.visual_args.scan = True
+  with config.unlocked():
+    config.schedule.batch = clips
+  check_settings(config)
   found = count(config, clips, compiles=_COMPILE.value)
   data, model = config.data, config.model
   print(
@@ -135,4 +140,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  start(main)

@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from avs_jax import systems
 from avs_jax.initialise import initialise
@@ -27,6 +27,7 @@ from avs_jax.model import build_model, example_inputs
 from avs_jax.own_video.film import Film
 from avs_jax.predict import Predictor
 from benchmarks.in_turn import publish
+from benchmarks.start import start
 
 FPS, RATE_HZ = 30, 48_000
 
@@ -136,4 +137,4 @@ def main(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
   define(flags.FLAGS)
-  app.run(main)
+  start(main)

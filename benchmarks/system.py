@@ -18,8 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
-from ml_collections import config_flags
+from absl import flags
 
 from avs_jax import encoders
 from avs_jax import mesh as meshes
@@ -31,8 +30,9 @@ from avs_jax.step import TrainState, make_predict_step, make_train_step
 from avs_jax.types import SAMPLE_RATE_HZ, Batch
 from benchmarks.cost_speed import hardware
 from benchmarks.in_turn import peak_memory, publish
+from benchmarks.start import define_config, start
 
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/ms3.py", "What to measure.", lock_config=True)
+_CONFIG = define_config("configs/ms3.py", "What to measure.")
 _BATCH = flags.DEFINE_integer("batch", 1, "Clips in a batch.")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls after one warm-up; medians are reported.")
 _OUTPUT = flags.DEFINE_string("output", None, "Markdown file to write; its JSON beside it.")
@@ -259,4 +259,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  start(main)

@@ -14,11 +14,12 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
 
 from avs_jax.logbook import versions
 from benchmarks.in_turn import peak_memory, publish
 from benchmarks.own_video import FPS, RATE_HZ, make_video
+from benchmarks.start import start
 
 Row = tuple[int, float, float]  # seconds of video, peak bytes, seconds of work
 
@@ -92,4 +93,4 @@ if __name__ == "__main__":
   flags.DEFINE_string("output", None, "Markdown file to write.")
   flags.DEFINE_string("video", None, "For the process that measures itself: what to mask.")
   flags.DEFINE_string("into", None, "For the process that measures itself: where its files go.")
-  app.run(main)
+  start(main)

@@ -265,10 +265,10 @@ def get_config() -> ConfigDict:
   config.loss.alignment_temperature = 0.07
   config.loss.alignment_truth = False  # groups are told apart by the masks, not by their answer
   config.loss.queries = 0.0  # systems that predict a set: every layer's matched queries
-  config.loss.queries_form = "paper"  # paper, released
+  config.loss.queries_form = "paper"  # paper, released; decides what is left None below
   config.loss.queries_weights = (5.0, 5.0, 2.0)  # focal, Dice, class
-  config.loss.queries_last = 2.0  # weight of the last layer; the others have 1
-  config.loss.queries_drop = 0.4  # chance that a well learned pair is dropped
+  config.loss.queries_last = placeholder(float)  # weight of the last layer; the others have 1
+  config.loss.queries_drop = placeholder(float)  # chance that a well learned pair is dropped
   config.loss.queries_targets = 8  # most targets a frame
 
   config.optimizer = ConfigDict()

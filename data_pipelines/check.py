@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from avs_jax.errors import InputError
+from avs_jax.errors import InputError, make_folder
 from data_pipelines import audio, transforms, vpo
 from data_pipelines import avsbench_index as files
 from data_pipelines.clips import SAMPLE_RATE_HZ
@@ -53,6 +53,7 @@ def check(config: Any, workdir: str | Path = ".", *, read_files: bool = True) ->
   Raises:
     InputError: the data are packed, `data.name` is unknown, or `data.root` does not hold that data set.
   """
+  make_folder(workdir)
   found: dict[str, Any] = {"surroundings": surroundings()}
   if not config.data.root:
     found["data"] = None
@@ -64,7 +65,6 @@ def check(config: Any, workdir: str | Path = ".", *, read_files: bool = True) ->
     name = files.data_name(config.data.name)
     look = vpo.inspect if name in files.VPO_NAMES else inspect
     found["data"] = look(config.data.root, name, read_files=read_files)
-  Path(workdir).mkdir(parents=True, exist_ok=True)
   path = Path(workdir) / REPORT
   path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
   print(text(found))

@@ -165,10 +165,15 @@ def _pictures_from(track: VideoTrack, notes: list[str], start_s: float, *, seek:
         before = picture
     if before is not None:
       yield before
-    if track.duration_s and end_s < track.duration_s - max(1.0, 2 / track.fps):
+    whole_s = track.duration_s or 0.0
+    if container.duration:  # the track's own length says nothing of a sound that outlasts it
+      whole_s = max(
+        whole_s, ((container.start_time or 0) + container.duration) / av.time_base - track.origin_s
+      )
+    if end_s < whole_s - max(1.0, 2 / track.fps):
       say(
         notes,
-        f"{track.path}: its pictures end after {end_s:.1f} s of {track.duration_s:.1f} s: the file is cut short or"
+        f"{track.path}: its pictures end after {end_s:.1f} s of {whole_s:.1f} s: the file is cut short or"
         " damaged, or its sound goes on alone; what is there is used",
       )
 

@@ -13,6 +13,7 @@ from scipy import signal
 from avs_jax.diffusion import Diffusion
 from avs_jax.errors import InputError
 from data_pipelines import transforms
+from data_pipelines.audio import BANDS, FRAMES
 from data_pipelines.clips import SAMPLE_RATE_HZ
 from data_pipelines.synthesis import synthesize
 
@@ -110,6 +111,8 @@ class Noising:
       raise InputError(f"noising.share={self.share} must lie between 0 and 1.")
     if self.diffusion is not None and not 0 <= self.steps[0] <= self.steps[1] <= self.diffusion.steps:
       raise InputError(f"noising: steps {self.steps} must rise and lie within 0 to {self.diffusion.steps}.")
+    if self.snr_db is not None and not (len(self.snr_db) == 2 and self.snr_db[0] <= self.snr_db[1]):
+      raise InputError(f"noising.mix_snr_db={self.snr_db} must be two numbers of dB, the lower one first.")
     check_colours(self.colours, self.recordings)
 
   def chooses(self, rng: np.random.Generator) -> bool:
@@ -259,6 +262,11 @@ class Augment:
       raise InputError(
         f"augment: crop={self.crop} must lie in (0, 1], pitch={self.pitch} in [0, 0.5) and"
         f" reverberation={self.reverberation} in [0, 1]."
+      )
+    if not (0 <= self.mask_bands <= BANDS and 0 <= self.mask_frames <= FRAMES):
+      raise InputError(
+        f"augment: mask_bands={self.mask_bands} must lie in [0, {BANDS}] and mask_frames={self.mask_frames} in"
+        f" [0, {FRAMES}]."
       )
 
   def waveform(self, sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -1,9 +1,11 @@
 """`--mode=prepare`: writes a data set out once, packed for fast reading or in AVSBench's own layout."""
 
 import logging
+import os
 from typing import Any
 
-from avs_jax.errors import InputError, check_choice
+from avs_jax import settings
+from avs_jax.errors import InputError, check_choice, make_folder
 from data_pipelines import avsbench_index, sources
 
 SPLITS = ("train", "val", "test")
@@ -17,12 +19,20 @@ def prepare(config: Any, output: str | None) -> None:
   AVSBench publishes them, so that a stand-in can be read by the real reader and by other programs.
 
   Raises:
-    InputError: no output folder, unknown form, or a clip that cannot be read.
+    InputError: no output folder, one that cannot be made or that holds what is read, unknown form, or a clip that
+      cannot be read.
   """
   if not output:
     raise InputError("--mode=prepare needs --output=FOLDER to write the data set to.")
   form = config.prepare.form
   check_choice("prepare.form", form, ("array_record", "layout"))
+  settings.check_numbers(config)
+  target, root = os.path.realpath(output), os.path.realpath(config.data.root or os.devnull)
+  if os.path.commonpath((target, root)) in (target, root):
+    raise InputError(
+      f"--output={output}: writing there would replace files of data.root={config.data.root}; give another folder."
+    )
+  make_folder(output)
   for split in SPLITS:
     source = sources.build(config, split)
     log.info("%s: writing %d clips of %s", split, len(source), source.title)

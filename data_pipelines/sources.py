@@ -178,7 +178,10 @@ def _packed(data: Any, name: str, split: str) -> Source:
 def _stand_in(config: Any, split: str) -> Source:
   data, name = config.data, avsbench_index.data_name(config.data.name)
   subset = SUBSETS[name]
-  count = data.clips["test" if split.startswith("test") else split]
+  kind = "test" if split.startswith("test") else split
+  if kind not in data.clips:
+    raise InputError(f"there is no split {split!r}; give eval.split as one of {', '.join(data.clips)}.")
+  count = data.clips[kind]
   is_first_only = name == "s4" and split == "train" and data.annotated == "published"
   told = {
     "annotated": "first" if is_first_only else "all",

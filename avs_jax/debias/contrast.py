@@ -242,7 +242,8 @@ class Contrast(nn.Module):
     projected, noised = self.system.project(audio), self.system.project(noised)
     if where == "projected":
       # The released code noises what query 0 is given, which is nothing where query 0 is dormant.
-      first = 1 if marks is None or self.variant != "released" else jnp.asarray(marks, noised.dtype)[..., :1]
+      is_given = marks is not None and self.variant == "released"
+      first = self.system.opened(marks)[..., :1].astype(noised.dtype) if is_given else 1
       noised = self.noised(first * noised, train)
     open_all = None if marks is None else pair(marks, jnp.ones_like(marks))
     scene = self.system.look(frames, train=train, present=present)

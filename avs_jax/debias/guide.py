@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from avs_jax import losses
 from avs_jax.errors import InputError, check_choice
 from avs_jax.initial import constant, torch_default, zeros
 from avs_jax.types import AnyArray, Batch, Condition, Outputs, Sound
@@ -245,7 +246,7 @@ def guide_loss(outputs: Outputs, batch: Batch) -> Float[Array, ""]:
   logits = outputs.similarity.astype(jnp.float32)
   is_positive = (batch.condition == int(Condition.POSITIVE)).astype(jnp.float32)[:, None]  # [B, 1]
   loss = jax.nn.softplus(logits) - logits * is_positive  # [B, T]
-  weight = batch.present.astype(jnp.float32)
+  weight = losses.presence(batch)
   return (loss * weight).sum() / jnp.maximum(weight.sum(), 1.0)
 
 
@@ -275,9 +276,9 @@ def mismatch_loss(outputs: Outputs, batch: Batch, groups: Sequence[str]) -> Floa
   seen = (batch.visible.astype(jnp.float32) @ member) > 0  # [B, groups]
   heard = jnp.einsum("jtg,gn->jtn", batch.sounding.astype(jnp.float32), member) > 0  # [B, T, groups]
   shares = jnp.einsum("in,jtn->ijt", seen.astype(jnp.float32), heard.astype(jnp.float32)) > 0  # [B, B, T]
-  present = batch.present[:, None] & batch.present[None]  # [B, B, T]
+  present = losses.presence(batch)  # [B, T]
   other = ~jnp.eye(seen.shape[0], dtype=bool)[:, :, None]
-  weight = (~shares & present & other).astype(jnp.float32)
+  weight = (~shares & other).astype(jnp.float32) * present[:, None] * present[None]  # [B, B, T]
   products = jnp.einsum("itnd,jtd->ijtn", outputs.seen_embedding, outputs.heard_embedding)
   logits = jax.nn.logsumexp(products, -1) - np.log(products.shape[-1])  # [B, B, T]
   return (jax.nn.softplus(logits) * weight).sum() / jnp.maximum(weight.sum(), 1.0)
@@ -296,5 +297,5 @@ def decoy_loss(outputs: Outputs, batch: Batch) -> Float[Array, ""]:
     raise InputError("debias.decoys needs a debias.guide and training data that bring decoys; set it to 0.")
   products = jnp.einsum("itnd,jtd->ijtn", outputs.seen_embedding, outputs.decoy_embedding)
   logits = jax.nn.logsumexp(products, -1) - np.log(products.shape[-1])  # [B, B, T]
-  weight = jnp.broadcast_to(batch.present.astype(jnp.float32)[:, None], logits.shape)
+  weight = jnp.broadcast_to(losses.presence(batch)[:, None], logits.shape)
   return (jax.nn.softplus(logits) * weight).sum() / jnp.maximum(weight.sum(), 1.0)

@@ -25,8 +25,9 @@ def evidence(x: Float[Array, "..."]) -> Float[Array, "..."]:
 def dirichlet_variance(alpha: Float[Array, "*N E"]) -> Float[Array, "*N E"]:
   """alpha (s - alpha) / (s^2 (s + 1)), s their sum: RAVS, equation 10."""
   total = alpha.sum(-1, keepdims=True)
-  share = alpha / total
-  return share * (1 - share) / (total + 1)
+  # Summed, not taken from the total: a class that has nearly all of it would leave nothing but rounding.
+  others = jnp.matmul(alpha, 1 - jnp.eye(alpha.shape[-1]), precision="highest")
+  return (alpha / total) * (others / total) / (total + 1)
 
 
 def scale(

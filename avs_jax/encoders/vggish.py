@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
+from avs_jax.errors import InputError
 from avs_jax.layers import Conv, Dtype, he_fan_in
 from avs_jax.types import AnyArray
 
@@ -22,6 +23,9 @@ class VGGish(nn.Module):
     width: factor on the channels and on the two hidden linear layers.
     out_dim: A, width of the embedding.
     last_relu: rectify the embedding, as the PyTorch port does and all systems here expect; TF-slim does not.
+
+  Raises:
+    InputError: `width` or `out_dim` is not above 0.
   """
 
   width: float = 1.0
@@ -40,6 +44,8 @@ class VGGish(nn.Module):
     return max(1, round(512 * self.width))
 
   def setup(self) -> None:
+    if self.width <= 0 or self.out_dim < 1:
+      raise InputError(f"vggish: width is {self.width} and out_dim {self.out_dim}; both must be above 0.")
     for step in _FEATURES:
       if step != "pool":
         place, channels = step

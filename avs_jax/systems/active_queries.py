@@ -109,6 +109,21 @@ class ActiveQueries(System):
     """The sound of a second as the queries hear it."""
     return self.audio_proj_2(jax.nn.relu(self.audio_proj_0(audio)))
 
+  def opened(self, marks: Float[AnyArray, "B T Q"]) -> Float[Array, "B T Q"]:
+    """How far the marks open each query, as `mode` reads them.
+
+    Raises:
+      InputError: `marks` are not one a query.
+    """
+    if marks.shape[-1] != self.num_queries:
+      raise InputError(
+        f"marks are {list(marks.shape)}; give one a query and second, {self.num_queries} queries."
+      )
+    flat = jnp.asarray(marks, jnp.float32).reshape(-1, self.num_queries)  # [B*T, Q]
+    is_paper = self.mode == "paper"
+    flat = dilate(flat, self.dilation, self.first_query) if is_paper else released_marks(flat)
+    return flat.reshape(marks.shape)
+
   def decode(
     self,
     scene: Scene,
@@ -129,10 +144,9 @@ class ActiveQueries(System):
     shape = (*projected.shape[:2], self.num_queries)
     if marks is not None and marks.shape != shape:
       raise InputError(f"marks are {list(marks.shape)}; give one a query and second, {list(shape)}.")
-    opened = jnp.ones(shape, jnp.float32) if marks is None else jnp.asarray(marks, jnp.float32)
+    opened = self.opened(jnp.ones(shape, jnp.float32) if marks is None else marks)
     opened = opened.reshape(-1, self.num_queries)  # [B*T, Q]
     is_paper = self.mode == "paper"
-    opened = dilate(opened, self.dilation, self.first_query) if is_paper else released_marks(opened)
     heard = projected.reshape(-1, 1, projected.shape[-1]) * opened[..., None]  # [B*T, Q, D], equation 3
     prompt = self.cross_a2t(heard, train=train) if is_paper else heard  # equation 4
     feature, levels = scene.features

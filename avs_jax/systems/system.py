@@ -194,6 +194,10 @@ class System(nn.Module):
     """The sound as all parts of the system hear it; here the embedding itself."""
     return audio
 
+  def opened(self, marks: Float[AnyArray, "B T Q"]) -> Float[Array, "B T Q"]:
+    """How far the marks open each query; here as they are."""
+    return jnp.asarray(marks, jnp.float32)
+
   def decode(
     self,
     scene: Scene,

@@ -125,8 +125,12 @@ def convert(
     Name and shape of every tensor written.
 
   Raises:
-    InputError: see `read`, `from_torch` and `write`; the message names the source.
+    InputError: see `read`, `from_torch` and `write`; the message names the source. Or both are one file.
   """
+  if os.path.exists(target) and os.path.samefile(source, target):
+    raise InputError(
+      f"{target}: is the file to be read, which would be replaced; give another name to write to."
+    )
   tensors = containers.read(source)
   metadata: dict[str, Any] = {"source": Path(source).name, "names": "torch"}
   if name is not None:

@@ -27,7 +27,7 @@ _LOSS = {  # no part but the set's
 }
 _PAPER = {
   "data": {"size": 384},
-  "model": {"visual": "swin_base_w12"},
+  "model": {"visual": "swin_base_w12", "remat": True},  # else four clips take 40 GB (docs/recipes.md)
   "marks": {"kind": "kmeans"},  # the paper's best, marks.kind=classifier, needs a file of BEATs
   "loss": _LOSS,
   "optimizer": {

@@ -16,6 +16,7 @@ SETTINGS = {
 
 _PAPER = {
   "data": {"size": 512},  # S4 and MS3: the released loader enlarges the stored 224
+  "model": {"remat": True},  # without it two clips take 76 GB, with it 16 (docs/recipes.md)
   "loss": {
     "bce": 0.0,
     "dice": 1.0,

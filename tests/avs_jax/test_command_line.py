@@ -178,3 +178,15 @@ def test_documented_commands_give_each_mode_what_it_reads():
     said = dict(command_line.said_in(words))
     command_line.refuse_unread(said)
     assert said.get("mode", "train") in command_line.READS, words
+
+
+def test_the_home_folder_may_be_meant_in_a_flag(monkeypatch, tmp_path):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  said = (
+    "--config=configs/tiny.py",
+    "--workdir=~/run",
+    "--config.data.root=~/AVSBench",
+    "--config.title=a~b",
+  )
+  config, workdir = config_and_workdir(*said)
+  assert (workdir, config.data.root, config.title) == (f"{tmp_path}/run", f"{tmp_path}/AVSBench", "a~b")

@@ -161,7 +161,7 @@ def test_avss_loss_equals_the_published_program(golden, rule):
 
 
 @pytest.mark.golden
-def test_focal_equals_ravs(golden, rule):
+def test_focal_equals_bias_in_avs(golden, rule):
   logits = jnp.asarray(rule.array("focal.logits", (5, 256, 256))[None])
   masks = (rule.array("mask", (5, 256, 256)) > 0)[None]
   kept = np.load(golden("bias_avs/binary_focal_loss.npz"))["per_frame"]

@@ -88,3 +88,18 @@ def test_a_broken_file_is_named(tmp_path, read):
   (tmp_path / "0.png").write_bytes(b"\x89PNG nothing")
   with pytest.raises(InputError, match=r"0\.png cannot be read as a picture"):
     read(str(tmp_path / "0.png"))
+
+
+def test_a_mask_in_the_transparency_alone_is_refused(tmp_path):
+  white = np.full((*MASK.shape, 3), 255, np.uint8)
+  path = saved(tmp_path, np.dstack([white, MASK * 255]))
+  with pytest.raises(InputError, match=r"0\.png: its transparency is not what its grey values are"):
+    mask_pictures.read_probabilities(path)
+  cut_out = np.dstack([np.repeat(MASK[..., None] * 255, 3, axis=-1), MASK * 255])  # both say the same
+  np.testing.assert_array_equal(mask_pictures.read_probabilities(saved(tmp_path, cut_out)), MASK)
+
+
+def test_colours_are_no_probabilities(tmp_path):
+  red = np.dstack([MASK * 255, MASK * 0, MASK * 0])
+  with pytest.raises(InputError, match=r"0\.png: is painted in colours"):
+    mask_pictures.read_probabilities(saved(tmp_path, red))

@@ -288,3 +288,23 @@ def test_the_example_of_the_metrics_page_prints_what_the_page_says(capsys):
   said = page.split("```text\n")[1].split("```")[0]
   exec(code, {})
   assert capsys.readouterr().out == said
+
+
+def test_tallies_of_different_kinds_are_not_merged():
+  binary, classes = metrics.Tally(), metrics.Tally()
+  counts = metrics.frame_counts(np.zeros((1, 4, 4), np.float32), np.ones((1, 4, 4), np.int32))
+  binary.add(counts, np.array([0]), np.ones((1, 1), bool))
+  counts = metrics.label_counts(np.zeros((1, 4, 4), np.int32), np.ones((1, 4, 4), np.int32), 3)
+  classes.add(counts, np.array([1]), np.ones((1, 1), bool))
+  for first, second in ((binary, classes), (classes, binary)):
+    with pytest.raises(InputError, match="mixes binary masks and classes"):
+      first.merge(second)
+  empty = metrics.Tally()
+  empty.merge(binary)
+  assert metrics.summarise(empty) == metrics.summarise(binary)
+
+
+@pytest.mark.parametrize("metric", [metrics.iou_frame, metrics.f_max_batch])
+def test_no_frame_has_no_score(metric):
+  with pytest.raises(InputError, match=r"there is no frame to score: the masks are \[0, 4, 4\]"):
+    metric(np.zeros((0, 4, 4), np.float32), np.zeros((0, 4, 4), np.int32))

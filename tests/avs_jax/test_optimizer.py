@@ -152,6 +152,12 @@ def test_steps_fall_at_shares_of_the_whole_run_even_inside_the_warm_up():
   assert rates(8, decay="steps", lr_warmup_steps=2) == [0.0, 0.05, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
 
 
+def test_steps_that_fall_together_both_count_and_none_is_early():
+  assert rates(20, decay="steps", lr_warmup_steps=10, decay_at=(0.2, 0.4))[9:12] == [0.09, 0.001, 0.001]
+  assert rates(4, decay="steps", decay_at=(0.5, 0.5)) == [0.1, 0.1, 0.001, 0.001]
+  assert rates(100, decay="steps", decay_at=(0.29, 0.58)) == [0.1] * 29 + [0.01] * 29 + [0.001] * 42
+
+
 def test_unknown_rules_are_refused():
   with pytest.raises(InputError, match="optimizer.name='lamb' is not known; choose one of adam, .*sgd"):
     optimizers.build(settings(name="lamb"), schedule(), 10, 1)
@@ -230,3 +236,18 @@ def test_the_rate_is_worked_out_once_a_step_and_not_in_the_update_of_every_param
   plain = optimizers.learning_rate(config, schedule, 10)
   found = [float(optimizers.once(plain)(step)) for step in range(11)]
   assert found == pytest.approx([float(plain(step)) for step in range(11)], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("changes", "plan", "said"),
+  [
+    ({"betas": (0.9,)}, {}, r"optimizer\.betas=\(0\.9,\) must be two numbers"),
+    ({"betas": (2.0, 1.0)}, {}, r"optimizer\.betas=\(2\.0, 1\.0\) must be two numbers"),
+    ({"lr": -1.0}, {}, r"optimizer\.lr=-1\.0 is no learning rate"),
+    ({"lr": float("inf")}, {}, r"optimizer\.lr=inf is no learning rate"),
+    ({}, {"decay": "steps", "decay_at": (0.5, 1.5)}, r"schedule\.decay_at=\(0\.5, 1\.5\) must be shares"),
+  ],
+)
+def test_numbers_that_no_training_can_have_are_refused(changes, plan, said):
+  with pytest.raises(InputError, match=said):
+    optimizers.build(settings(**changes), schedule(**plan), 10, 1)

@@ -234,3 +234,13 @@ def test_the_loss_of_a_set_needs_a_system_that_predicts_one_and_a_form_that_exis
     InputError, match="loss.queries_form='soft' is not known; choose one of paper, released"
   ):
     losses.objective({**PAPER, "queries_form": "soft"})
+
+
+@pytest.mark.parametrize(("form", "last", "drop"), [("paper", 2.0, 0.4), ("released", 1.0, 0.3)])
+def test_one_word_chooses_the_form_with_its_weights(form, last, drop):
+  given = ms3.get_config("active_queries").loss
+  with given.unlocked():
+    given.queries_form = form
+  chosen = losses.settings(given.to_dict())
+  assert (chosen["queries_last"], chosen["queries_drop"]) == (last, drop)
+  assert losses.settings({**given.to_dict(), "queries_drop": 0.0})["queries_drop"] == 0

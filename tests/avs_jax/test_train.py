@@ -232,7 +232,8 @@ def test_the_first_step_that_is_not_finite_is_named_with_its_clips():
   ("changes", "message"),
   [
     ({"schedule.accumulate": 3}, "schedule.accumulate=3 must divide schedule.batch=2"),
-    ({"schedule.accumulate": 0}, "schedule.accumulate=0 must divide"),
+    ({"schedule.accumulate": 0}, r"schedule.accumulate=0 must be at least 1"),
+    ({"steps": 0, "schedule.epochs": 0}, "steps and schedule.epochs are both 0"),
     ({"debias.mismatch": 0.5, "schedule.batch": 1}, "schedule.batch=1 leaves none; make the batch"),
     ({"debias.gate": True}, "debias.gate=True needs a guide to open and close it"),
     ({"debias.guide": "cosine", "debias.gate_training": True}, "gate_training=True needs debias.gate=True"),

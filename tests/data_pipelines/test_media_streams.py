@@ -247,3 +247,12 @@ def test_a_sound_that_is_none_is_named_with_its_place(tmp_path, value):
     list(video.seconds(footage))
   with pytest.raises(InputError, match="is a folder, and a file with a sound"):
     video.open_footage(tmp_path / "a.mp4", tmp_path)
+
+
+def test_a_sound_that_goes_on_alone_is_told_of(tmp_path):
+  times = [k / 10 for k in range(20)]
+  for ending in ("mp4", "mkv"):
+    footage = video.open_footage(write(tmp_path / f"a.{ending}", seconds=6.0, times=times))
+    assert len(list(footage.pictures(0.0))) == 20
+    (note,) = footage.notes
+    assert "its pictures end after 2.0 s of 6.0 s" in note and "its sound goes on alone" in note

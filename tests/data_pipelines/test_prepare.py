@@ -50,3 +50,23 @@ def test_an_unknown_form_is_refused_before_anything_is_written(config, tmp_path)
   with pytest.raises(InputError, match="prepare.form='zip' is not known; choose one of array_record, layout"):
     prepare(config, str(tmp_path / "out"))
   assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("where", ["", "sub", ".."])
+def test_a_data_set_is_not_written_over_itself(config, tmp_path, where):
+  home = tmp_path / "here" / "files"
+  with config.unlocked():
+    config.prepare.form, config.data.name = "layout", "ms3"
+  prepare(config, str(home))
+  before = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+  with config.unlocked():
+    config.data.root, config.data.size = str(home), 16
+  with pytest.raises(InputError, match="writing there would replace files of data.root"):
+    prepare(config, str(home / where))
+  assert before == {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+
+
+def test_a_file_is_no_folder_to_write_to(config, tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(InputError, match="file: the folder cannot be made"):
+    prepare(config, str(tmp_path / "file"))

@@ -117,3 +117,8 @@ def test_a_pack_of_another_data_set_or_of_smaller_pictures_is_refused(tmp_path, 
   with caplog.at_level(logging.WARNING, logger="data_pipelines"):
     assert len(sources.build(config(**packed, data_name="avss"), "val")) == len(source)
   assert "does not say which data set was packed; it is taken for avss" in caplog.text
+
+
+def test_a_split_that_is_none_is_refused():
+  with pytest.raises(InputError, match=r"there is no split 'tset'; give eval\.split as one of"):
+    sources.build(tiny.get_config(), "tset")

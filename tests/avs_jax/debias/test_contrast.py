@@ -18,6 +18,7 @@ from avs_jax.debias.contrast import (
 )
 from avs_jax.diffusion import Diffusion
 from avs_jax.errors import InputError
+from avs_jax.fusion.semantic_queries import released_marks
 from avs_jax.initialise import initialise
 from avs_jax.systems.system import System
 from avs_jax.types import Outputs
@@ -235,6 +236,23 @@ def test_released_noise_is_added_to_the_projected_sound_and_touches_the_final_ma
   clean, biased = by_hand(AUDIO), by_hand(None, noised)
   np.testing.assert_allclose(out.logits, 2 * clean - biased, rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(out.aux_logits[0], clean - 1, rtol=1e-4, atol=1e-5)
+
+
+def test_the_released_noise_hears_what_the_systems_reading_of_the_marks_gives_query_0(toy):
+  """A lone mark means query 0 to the released code, so a second that lists one class alone is heard, too."""
+
+  class Released(Toy):
+    def opened(self, marks):
+      return released_marks(jnp.asarray(marks).reshape(-1, marks.shape[-1])).reshape(marks.shape)
+
+  loud = 1e6 * np.ones_like(AUDIO)
+  noised = []
+  for system in (Toy(), Released()):
+    module = Contrast(system, variant="released", seed=3)
+    out = segment(module, toy, loud, marks=MARKS)  # the second clip's seconds list query 1 alone
+    clean = by_hand(loud) + 10 * MARKS.sum(-1)[:, :, None, None, None]
+    noised.append(np.asarray(2 * clean - out.logits)[1].mean() / by_hand(loud)[1].mean())
+  assert noised == [pytest.approx(0, abs=1e-2), pytest.approx(0.6, abs=1e-2)]
 
 
 def test_samples_cannot_be_noised_as_a_log_mel():

@@ -355,3 +355,12 @@ def test_every_kind_of_negative_counts_as_not_belonging(condition, pairs):
 
 def test_a_batch_without_real_frames_has_no_loss(pairs):
   assert guide_loss(says([[3, 3]]), pairs([[False, False]], [Condition.NOISE])) == 0
+
+
+def test_rows_that_fill_the_batch_count_in_no_loss(pairs):
+  batch = pairs([[True, True], [True, True]], [Condition.POSITIVE, Condition.NOISE])
+  filled = batch.replace(index=np.array([0, -1], np.int32))
+  said = says([[2, -1], [3, 50]])
+  expected = (0.126928 + 1.313262) / 2  # log(1 + e^-2) and log(1 + e^1), of the clip that is one
+  np.testing.assert_allclose(guide_loss(said, filled), expected, rtol=1e-5)
+  assert guide_loss(said, batch) > 10

@@ -7,6 +7,7 @@ import pytest
 
 from avs_jax import encoders, weights
 from avs_jax.encoders import vggish
+from avs_jax.errors import InputError
 from avs_jax.initialise import initialise
 
 SMALL = 1 / 32
@@ -113,3 +114,9 @@ def test_gradients_are_finite_and_reach_every_parameter():
   gradients = jax.jit(jax.grad(lambda v: jnp.square(module.apply(v, x)).mean()))(variables)
   for leaf in jax.tree.leaves(gradients):
     assert np.isfinite(leaf).all() and np.any(leaf)
+
+
+@pytest.mark.parametrize("wrong", [{"width": 0.0}, {"width": -1.0}, {"out_dim": 0}])
+def test_a_width_of_nothing_is_refused(wrong):
+  with pytest.raises(InputError, match="vggish: width is .* and out_dim .*; both must be above 0"):
+    encoders.build("vggish", **wrong).init(jax.random.key(0), jnp.zeros((1, 96, 64)))

@@ -93,3 +93,16 @@ def test_a_file_that_does_not_fit_the_named_model_is_named(tmp_path):
   with pytest.raises(InputError, match=r"in\.npz: the tensors do not fit 'conv_pyramid'.*unexpected 1: a"):
     weights.convert(tmp_path / "in.npz", tmp_path / "out.safetensors", "conv_pyramid")
   assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_file_is_not_converted_onto_itself(tmp_path):
+  path = tmp_path / "v.safetensors"
+  weights.save(path, VARIABLES, {"model": "pvt_v2_b0"})
+  before = path.read_bytes()
+  (tmp_path / "link.safetensors").symlink_to(path)
+  for target in (path, tmp_path / "link.safetensors"):
+    with pytest.raises(
+      InputError, match="is the file to be read, which would be replaced; give another name"
+    ):
+      weights.convert(path, target)
+  assert path.read_bytes() == before
