@@ -52,8 +52,16 @@ def check_numbers(config: Any) -> None:
 
 
 def deciding(config: Any) -> dict[str, Any]:
-  """What of a config decides its figures, as JSON has it: {"section.key": value}; of `data.root`, whether it is set."""
+  """What of a config decides its figures, as JSON has it: {"section.key": value}; of `data.root`, whether it is set.
+
+  What the form of the set's loss decides where it is left open has the form's value.
+  """
+  from avs_jax.losses import OF_FORM  # here: who reads a folder's settings need not wait for jax
+
   plain = flat(json.loads(config.to_json_best_effort()))
+  for key, value in OF_FORM[config.loss.queries_form].items():
+    if plain[f"loss.{key}"] is None:
+      plain[f"loss.{key}"] = value
   found = {name: value for name, value in plain.items() if not is_under(name, FREE)}
   return found | {"data.root": bool(config.data.root)}
 

@@ -102,6 +102,13 @@ def test_one_run_is_not_trained_over_the_runs_of_several_variants(tmp_path):
     settings.refuse_other(tiny.get_config(), str(tmp_path))
 
 
+def test_a_run_of_before_the_loss_left_its_forms_values_open_goes_on(run):
+  before = changed(loss__queries_last=2.0, loss__queries_drop=0.4)
+  settings.refuse_other(changed(), run(before))
+  with pytest.raises(InputError, match=r"loss\.queries_drop: 0\.4, now 0\.3; loss\.queries_form"):
+    settings.refuse_other(changed(loss__queries_form="released"), run(before))
+
+
 def test_what_decides_figures_leaves_out_titles_and_places():
   found = settings.deciding(changed(data__root="here"))
   assert found["data.root"] is True and "eval.split" in found
