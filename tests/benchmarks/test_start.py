@@ -13,7 +13,6 @@ ROOT = Path(__file__).resolve().parents[2]
   ("said", "expected"),
   [
     ("--config=configs/nothing.py", "No such file or directory: 'configs/nothing.py'"),
-    ("--config.model.nothing=3", "the config has no setting 'nothing'"),
     ("--config=configs/ms3.py:oracle", "there is no system 'oracle'; choose one of avsbench"),
   ],
 )

@@ -2,6 +2,7 @@
 
 import pytest
 
+from avs_jax import losses
 from avs_jax.errors import InputError
 from experiments import queries, study
 
@@ -9,10 +10,12 @@ from experiments import queries, study
 @pytest.mark.parametrize("arg", queries.SETTINGS)
 def test_each_row_has_the_parts_that_its_label_says(arg):
   configs = {row.name: study.configure(row, 0) for row in queries.get_study(arg).rows}
-  found = {
-    name: (c.debias.contrast, c.loss.queries_drop, c.model.interaction, c.model.first_query, c.marks.kind)
-    for name, c in configs.items()
-  }
+
+  def parts(c):
+    drop = losses.settings(c.loss.to_dict())["queries_drop"]
+    return c.debias.contrast, drop, c.model.interaction, c.model.first_query, c.marks.kind
+
+  found = {name: parts(config) for name, config in configs.items()}
   assert found == {
     "whole": ("uncertainty", 0.4, "active", True, "kmeans"),
     "no_contrast": ("none", 0.4, "active", True, "kmeans"),
