@@ -292,16 +292,9 @@ _DEFAULTS: dict[str, Any] = {
   "queries": 0.0,
   "queries_form": "paper",
   "queries_weights": (5.0, 5.0, 2.0),
-  "queries_last": None,  # of `OF_FORM`, where not given
+  "queries_last": None,  # of `set_losses.OF_FORM`, where not given
   "queries_drop": None,
   "queries_targets": 8,
-}
-
-
-# bias_in_AVS weighs the last layer more and drops with p = .4; its released code weighs all alike and keeps 7 of 10.
-OF_FORM = {
-  "paper": {"queries_last": 2.0, "queries_drop": 0.4},
-  "released": {"queries_last": 1.0, "queries_drop": 0.3},
 }
 
 
@@ -322,7 +315,7 @@ def settings(weights: Mapping[str, Any]) -> dict[str, Any]:
   }
   for key, allowed in choices.items():
     check_choice(f"loss.{key}", chosen[key], allowed)
-  for key, value in OF_FORM[chosen["queries_form"]].items():
+  for key, value in set_losses.OF_FORM[chosen["queries_form"]].items():
     chosen[key] = value if chosen[key] is None else chosen[key]
   return chosen
 

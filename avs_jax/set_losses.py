@@ -17,6 +17,12 @@ from avs_jax.types import Batch, Outputs
 NOTHING_WEIGHT = 0.1  # of a query that answers for nothing, in the class loss (Mask2Former)
 EASY_SHARE = 0.4  # of the matched pairs that count as well learned (released code; the paper gives no share)
 POINTS = 12544  # at which the released form compares masks (Mask2Former: 112^2)
+# Settings of `loss` that each form has of its own: bias_in_AVS weighs the last layer more and drops with p = .4; its
+# released code weighs all alike and keeps 7 of 10.
+OF_FORM = {
+  "paper": {"queries_last": 2.0, "queries_drop": 0.4},
+  "released": {"queries_last": 1.0, "queries_drop": 0.3},
+}
 
 
 class Targets(NamedTuple):

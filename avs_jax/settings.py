@@ -56,7 +56,7 @@ def deciding(config: Any) -> dict[str, Any]:
 
   What the form of the set's loss decides where it is left open has the form's value.
   """
-  from avs_jax.losses import OF_FORM  # here: who reads a folder's settings need not wait for jax
+  from avs_jax.set_losses import OF_FORM  # here: who reads a folder's settings need not wait for jax
 
   plain = flat(json.loads(config.to_json_best_effort()))
   for key, value in OF_FORM[config.loss.queries_form].items():
