@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from avs_jax import evidence, frontier, metrics, perception, report, settings
+from avs_jax import evidence, frontier, limits, metrics, perception, report, settings
 from avs_jax import mesh as meshes
 from avs_jax.counts import activity, likeliest
 from avs_jax.errors import InputError, make_folder
@@ -235,7 +235,7 @@ def evaluate(config: Any, workdir: str, weights: str = "") -> dict[str, Any]:
   from avs_jax.model import build_model, check_weights
   from data_pipelines import sounds, sources
 
-  settings.check_numbers(config)
+  limits.check_values(config)
   if weights:
     refuse_run(workdir, f"the scoreboard of {weights}")
     model, variables = build_model(config), weights_of_file(config, weights)
@@ -337,7 +337,7 @@ def score_folder(config: Any, folder: str | None, workdir: str) -> dict[str, Any
   if not folder:
     raise InputError("--mode=score needs --input=FOLDER with a sub-folder of masks for each sound.")
   refuse_run(workdir, f"that of {folder}")
-  settings.check_numbers(config)
+  limits.check_values(config)
   make_folder(workdir)
   source = sources.build(config, config.eval.split, limit=config.eval.test_clips)
   return score.score(folder, source, workdir, allow_missing=config.data.allow_missing)

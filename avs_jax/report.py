@@ -18,7 +18,7 @@ from typing import Any
 
 from avs_jax import metrics, tables
 from avs_jax.caveats import warnings
-from avs_jax.errors import InputError
+from avs_jax.errors import InputError, make_folder
 from avs_jax.metrics import NEGATIVES
 
 ROW_NAMES = {
@@ -301,7 +301,7 @@ def write(
 
   Returns: {"json", "md", "tex": path}.
   """
-  os.makedirs(folder, exist_ok=True)
+  make_folder(folder)
   results, record = with_global(_finite(results)), complete_record(record)
   record["warnings"] = warnings(record)
   whole = _finite({"record": record, **results})

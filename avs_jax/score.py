@@ -332,10 +332,11 @@ def score(
       tallies[name].add(counts, np.array([index]), counted[None])
   brightest = {name: predictions.brightest for name, predictions in found.items()}
   _check_range(predictions_dir, max(brightest.values()))
-  for name in (name for name, value in brightest.items() if round(255 * value) == 1):
-    log.warning(
-      "%s: no value is above 1 of 255; were its masks written as 0 and 1? They count as off.", folders[name]
-    )
+  for name, value in brightest.items():
+    if round(255 * value) == 1:
+      log.warning(
+        "%s: no value is above 1 of 255; were its masks written as 0 and 1? They count as off.", folders[name]
+      )
   results = {}
   for name, tally in tallies.items():
     is_binary = isinstance(tally.stacked()[2], metrics.FrameCounts)

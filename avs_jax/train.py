@@ -13,9 +13,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from avs_jax import limits, perception, settings
 from avs_jax import mesh as meshes
 from avs_jax import optimizer as optimizers
-from avs_jax import perception, settings
 from avs_jax.checkpoint import Checkpoints
 from avs_jax.errors import InputError, make_folder
 from avs_jax.evaluate import condition_of, evaluate, judge, make_count, selection_metrics
@@ -195,7 +195,7 @@ def check_settings(config: Any) -> None:
   Raises:
     InputError: names the setting.
   """
-  settings.check_numbers(config)
+  limits.check_values(config)
   if not config.steps and not config.schedule.epochs:
     raise InputError("steps and schedule.epochs are both 0, so nothing would be trained; give one of them.")
   if config.schedule.batch % config.schedule.accumulate:

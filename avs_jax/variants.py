@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from avs_jax import report, settings
+from avs_jax import limits, report, settings
 from avs_jax.checkpoint import Checkpoints
 from avs_jax.errors import InputError, make_folder
 
@@ -42,7 +42,7 @@ def train_all(config: Any, workdir: str) -> dict[str, dict]:
       f"{workdir} holds a run of one config, and this one has variants; give another --workdir."
     )
   for name, chosen in own.items():
-    settings.check_numbers(chosen)
+    limits.check_values(chosen)
     settings.refuse_other(chosen, os.path.join(workdir, name))
   make_folder(workdir)
   if jax.process_index() == 0:

@@ -123,11 +123,10 @@ def main(arguments: list[str]) -> None:
   del arguments
   meshes.keep_compiled_programs()
   config, clips = flags.FLAGS.config, flags.FLAGS.batch  # the flags of benchmarks.system
-  if _SCAN.value:
-    with config.unlocked():
-      config.model.visual_args.scan = True
   with config.unlocked():
     config.schedule.batch = clips
+    if _SCAN.value:
+      config.model.visual_args.scan = True
   check_settings(config)
   found = count(config, clips, compiles=_COMPILE.value)
   data, model = config.data, config.model

@@ -31,10 +31,8 @@ def start(main: Callable[[list[str]], None]) -> None:
 def _parse(arguments: list[str]) -> list[str]:
   with command_line.wrong_flags_as_sentences():
     rest = flags.FLAGS(arguments)
-    if "config" in flags.FLAGS:
-      _ = flags.FLAGS[
-        "config"
-      ].value.title  # of a file that cannot be read the flag says so only when it is asked
+    if "config" in flags.FLAGS:  # of a file that cannot be read it says so only when it is asked
+      getattr(flags.FLAGS["config"].value, "title", None)
     return rest
 
 

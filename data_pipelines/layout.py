@@ -31,12 +31,15 @@ def write_layout(source: Source, root: str | Path, subset: str, split: str) -> P
 
   Raises:
     InputError: a clip that the layout cannot hold (its length, classes, no sound, a name taken), or a folder
-      that holds the real data set or another source's clips.
+      that holds the real data set, another source's clips or the clips that are read.
   """
   subset = files.subset_name(subset)
   if split not in files.SPLITS:
     raise InputError(f"{split!r} is no split of {subset}; choose train, val or test")
   home = Path(root) / files.HOMES[subset]
+  read_from = getattr(source, "home", None)  # of a source that has files
+  if read_from and home.resolve() == Path(read_from).resolve():
+    raise InputError(f"{home}: writing there would replace what is read; give another folder.")
   _mark(home, source, subset, split)
   kept = _kept_rows(home, source, subset, split)
   rows = []

@@ -1,10 +1,9 @@
 """`--mode=prepare`: writes a data set out once, packed for fast reading or in AVSBench's own layout."""
 
 import logging
-import os
 from typing import Any
 
-from avs_jax import settings
+from avs_jax import limits
 from avs_jax.errors import InputError, check_choice, make_folder
 from data_pipelines import avsbench_index, sources
 
@@ -26,12 +25,7 @@ def prepare(config: Any, output: str | None) -> None:
     raise InputError("--mode=prepare needs --output=FOLDER to write the data set to.")
   form = config.prepare.form
   check_choice("prepare.form", form, ("array_record", "layout"))
-  settings.check_numbers(config)
-  target, root = os.path.realpath(output), os.path.realpath(config.data.root or os.devnull)
-  if os.path.commonpath((target, root)) in (target, root):
-    raise InputError(
-      f"--output={output}: writing there would replace files of data.root={config.data.root}; give another folder."
-    )
+  limits.check_values(config)
   make_folder(output)
   for split in SPLITS:
     source = sources.build(config, split)

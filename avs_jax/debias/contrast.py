@@ -241,7 +241,7 @@ class Contrast(nn.Module):
       noised = self.noised(audio, train) if where == "embedding" else audio
     projected, noised = self.system.project(audio), self.system.project(noised)
     if where == "projected":
-      # The released code noises what query 0 is given, which is nothing where query 0 is dormant.
+      # The released code noises what query 0 is given, as its system reads the marks: nothing where it is dormant.
       is_given = marks is not None and self.variant == "released"
       first = self.system.opened(marks)[..., :1].astype(noised.dtype) if is_given else 1
       noised = self.noised(first * noised, train)

@@ -115,10 +115,7 @@ class ActiveQueries(System):
     Raises:
       InputError: `marks` are not one a query.
     """
-    if marks.shape[-1] != self.num_queries:
-      raise InputError(
-        f"marks are {list(marks.shape)}; give one a query and second, {self.num_queries} queries."
-      )
+    _check_marks(marks, (*marks.shape[:-1], self.num_queries))
     flat = jnp.asarray(marks, jnp.float32).reshape(-1, self.num_queries)  # [B*T, Q]
     is_paper = self.mode == "paper"
     flat = dilate(flat, self.dilation, self.first_query) if is_paper else released_marks(flat)
@@ -142,9 +139,9 @@ class ActiveQueries(System):
       InputError: `marks` has another shape.
     """
     shape = (*projected.shape[:2], self.num_queries)
-    if marks is not None and marks.shape != shape:
-      raise InputError(f"marks are {list(marks.shape)}; give one a query and second, {list(shape)}.")
-    opened = self.opened(jnp.ones(shape, jnp.float32) if marks is None else marks)
+    marks = jnp.ones(shape, jnp.float32) if marks is None else marks
+    _check_marks(marks, shape)
+    opened = self.opened(marks)
     opened = opened.reshape(-1, self.num_queries)  # [B*T, Q]
     is_paper = self.mode == "paper"
     heard = projected.reshape(-1, 1, projected.shape[-1]) * opened[..., None]  # [B*T, Q, D], equation 3
@@ -168,3 +165,8 @@ class ActiveQueries(System):
   def paint(self, outputs: Outputs) -> Outputs:
     """`outputs` with the map of its queries' last masks and classes, which others may have changed."""
     return query_maps.paint(outputs, self.num_classes, self.mode)
+
+
+def _check_marks(marks: AnyArray, shape: tuple[int, ...]) -> None:
+  if marks.shape != shape:
+    raise InputError(f"marks are {list(marks.shape)}; give one a query and second, {list(shape)}.")

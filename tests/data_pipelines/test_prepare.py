@@ -1,5 +1,7 @@
 """A stand-in is written out once in either form and read again as the config says."""
 
+import contextlib
+
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -7,6 +9,7 @@ from ml_collections import ConfigDict
 from avs_jax.errors import InputError
 from configs import tiny
 from data_pipelines import sources
+from data_pipelines.avsbench_index import HOMES
 from data_pipelines.prepare import SPLITS, prepare
 
 
@@ -52,18 +55,28 @@ def test_an_unknown_form_is_refused_before_anything_is_written(config, tmp_path)
   assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("where", ["", "sub", ".."])
-def test_a_data_set_is_not_written_over_itself(config, tmp_path, where):
-  home = tmp_path / "here" / "files"
+@pytest.mark.parametrize(
+  ("root", "output", "is_same"),
+  [
+    ("", "", True),
+    (HOMES["MS3"], "", True),
+    ("", "elsewhere/..", True),
+    ("", "sub", False),
+    ("", "..", False),
+  ],
+)
+def test_a_data_set_is_not_written_over_itself(config, tmp_path, root, output, is_same):
+  files = tmp_path / "here" / "files"
   with config.unlocked():
     config.prepare.form, config.data.name = "layout", "ms3"
-  prepare(config, str(home))
-  before = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+  prepare(config, str(files))
+  before = {path: path.read_bytes() for path in files.rglob("*") if path.is_file()}
   with config.unlocked():
-    config.data.root, config.data.size = str(home), 16
-  with pytest.raises(InputError, match="writing there would replace files of data.root"):
-    prepare(config, str(home / where))
-  assert before == {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+    config.data.root, config.data.size = str(files / root), 16
+  refused = pytest.raises(InputError, match="writing there would replace what is read; give another folder")
+  with refused if is_same else contextlib.nullcontext():
+    prepare(config, str(files / output))
+  assert before == {path: path.read_bytes() for path in before}
 
 
 def test_a_file_is_no_folder_to_write_to(config, tmp_path):
