@@ -132,10 +132,10 @@ def label_counts(chosen: Num[AnyArray, "N H W"], labels: Num[AnyArray, "N H W"],
 
   def histogram(ids: Array, value: Array) -> Array:
     ids = jnp.where(ids < 0, classes, ids)  # one that is too large is dropped
-    return jnp.zeros((count, classes), jnp.float32).at[frame, ids].add(value, mode="drop")
+    whole = jnp.zeros((count, classes), jnp.int32).at[frame, ids].add(value, mode="drop")
+    return whole.astype(jnp.float32)
 
-  one = jnp.ones_like(chosen, jnp.float32)
-  same = (chosen == labels).astype(jnp.float32)
+  one, same = jnp.ones_like(chosen), (chosen == labels).astype(jnp.int32)
   return ClassCounts(
     overlap=histogram(labels, same), predicted=histogram(chosen, one), truth=histogram(labels, one)
   )

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from avs_jax import evidence, frontier, limits, metrics, perception, report, settings
+from avs_jax import evidence, frontier, limits, metrics, perception, provenance, report, settings
 from avs_jax import mesh as meshes
 from avs_jax.counts import activity, likeliest
 from avs_jax.errors import InputError, make_folder
@@ -177,7 +178,7 @@ def four_sounds(
   for name in sounds.names(config):
     save = None
     if config.eval.save_masks:
-      save = functools.partial(save_masks, os.path.join(workdir, "masks"), name, source)
+      save = functools.partial(save_masks, os.path.join(workdir, provenance.MASKS), name, source)
     seen[name] = judge(
       predict,
       count,
@@ -230,12 +231,15 @@ def evaluate(config: Any, workdir: str, weights: str = "") -> dict[str, Any]:
   Returns: {condition: figures}, and "global" with the G figures.
 
   Raises:
-    InputError: no checkpoint, weights of another model, a broken clip (none is skipped), or a config with variants.
+    InputError: no checkpoint, weights of another model, a sound that is none, a broken clip (none is skipped), or a
+      config with variants.
   """
   from avs_jax.model import build_model, check_weights
   from data_pipelines import sounds, sources
 
   limits.check_values(config)
+  for name in config.eval.conditions:
+    condition_of(name)
   if weights:
     refuse_run(workdir, f"the scoreboard of {weights}")
     model, variables = build_model(config), weights_of_file(config, weights)
@@ -255,7 +259,7 @@ def evaluate(config: Any, workdir: str, weights: str = "") -> dict[str, Any]:
   if "positive" in seen:
     results |= {f"positive_{kind}": figures for kind, figures in seen["positive"].parts.items()}
   if jax.process_index() == 0:
-    record = run_record(config, source, variables)
+    record = provenance.run_record(config, source, variables)
     report.write(workdir, results, record)
     draw(config, source, seen, workdir)
   return report.with_global(results)
@@ -340,25 +344,8 @@ def score_folder(config: Any, folder: str | None, workdir: str) -> dict[str, Any
   limits.check_values(config)
   make_folder(workdir)
   source = sources.build(config, config.eval.split, limit=config.eval.test_clips)
-  return score.score(folder, source, workdir, allow_missing=config.data.allow_missing)
-
-
-def run_record(config: Any, source: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
-  """What a figure must never be without: data set, config, weights, seed."""
-  from avs_jax.checkpoint import combined, digest
-
-  left_out = getattr(source, "left_out", "")
-  return {
-    "title": config.title,
-    "data_set": source.title,
-    "is_stand_in": source.is_stand_in,
-    "split": config.eval.split,
-    "clips": len(source),
-    **({"missing_clips": left_out} if left_out else {}),
-    "config": config.to_dict(),
-    "weights_digest": combined(digest(variables)),
-    "seed": config.seed,
-  }
+  record = {"split": config.eval.split, "size": config.data.size, **provenance.record_of_masks(folder)}
+  return score.score(folder, source, workdir, record=record, allow_missing=config.data.allow_missing)
 
 
 def draw(config: Any, source: Any, seen: Mapping[str, Seen], workdir: str) -> None:
@@ -366,7 +353,10 @@ def draw(config: Any, source: Any, seen: Mapping[str, Seen], workdir: str) -> No
   from avs_jax import visualize
 
   folder = os.path.join(workdir, "pictures")
-  os.makedirs(folder, exist_ok=True)
+  make_folder(folder)
+  for old in os.listdir(folder):
+    if re.fullmatch(r"(four_sounds|evidence)_\d+\.(png|npz)", old):
+      os.remove(os.path.join(folder, old))  # of a judging before, which may have had more
   for index in range(min(config.eval.pictures, len(source))):
     clip = source.clip(index)
     shown = {name: seen[name].probabilities[index] for name in config.eval.conditions}

@@ -76,6 +76,11 @@ class Logbook:
       f"devices: {devices} {mesh.devices.flat[0].device_kind} of {jax.device_count()}; batch {batch} clips"
       f" ({batch // mesh.shape['data']} a device); {steps} steps of {steps_per_epoch} an epoch"
     )
+    if jax.default_backend() == "cpu" and os.path.exists("/proc/driver/nvidia/version"):
+      self.say(
+        "devices: jax uses the CPU alone, though this machine has an NVIDIA driver; for its GPU install"
+        " requirements-cuda.txt (CUDA 13, driver 580 or newer; the file says what older ones take)"
+      )
     for name, part in (("trainable", learns), ("frozen", stays)):
       totals = count_parameters(part)
       each = ", ".join(f"{key} {value:,}" for key, value in totals.items())

@@ -1,6 +1,7 @@
 """One program from a laptop to a pod: the device mesh and what is laid out on it how."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -23,7 +24,7 @@ def make_mesh(batch: int, model: int = 1, devices: list | None = None) -> Mesh:
   Raises:
     InputError: `model` does not divide the number of devices, or that of one host's.
   """
-  devices = list(jax.devices() if devices is None else devices)
+  devices = by_host(jax.devices() if devices is None else devices)
   if len(devices) % model:
     raise InputError(f"mesh.model={model} must divide the {len(devices)} devices of this machine.")
   if jax.local_device_count() % model:
@@ -39,6 +40,11 @@ def make_mesh(batch: int, model: int = 1, devices: list | None = None) -> Mesh:
     raise InputError(f"schedule.batch={batch} must be a multiple of {data} devices on several hosts.")
   used = np.asarray(devices[: data * model]).reshape(data, model)
   return Mesh(used, ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def by_host(devices: Sequence[Any]) -> list[Any]:
+  """The devices of one host after those of another, so that what shares a row of a mesh shares a host."""
+  return sorted(devices, key=lambda each: (each.process_index, each.id))
 
 
 def agreed(wish: bool) -> bool:
@@ -61,6 +67,7 @@ def join_hosts() -> None:
   """
   address = os.environ.get("JAX_COORDINATOR_ADDRESS")
   if address == "auto":
+    del os.environ["JAX_COORDINATOR_ADDRESS"]  # or jax would take the word for an address
     jax.distributed.initialize()
   elif address:
     names = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")

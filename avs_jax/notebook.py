@@ -60,7 +60,7 @@ def install_missing(requirements: str | Path, pip: Callable[[list[str]], int] | 
   Returns: what was installed.
 
   Raises:
-    InputError: the runtime's jax is not one this program runs on, or pip failed.
+    InputError: the runtime's jax is not one this program runs on, pip failed, or it replaced what is loaded already.
   """
   lines = requirement_lines(Path(requirements))
   jax_line = next((line for line in lines if line.name in KEPT), None)
@@ -68,7 +68,8 @@ def install_missing(requirements: str | Path, pip: Callable[[list[str]], int] | 
     found = installed_version("jax") or "none"
     raise InputError(
       f"this runtime's jax is {found} and the program needs {jax_line}: choose a newer runtime (Colab: Runtime,"
-      " Change runtime type, Runtime version), or install jax for your machine first; nothing was changed."
+      " Change runtime type, Runtime version), or install one for your machine (pip install -U"
+      f" 'jax[tpu]{jax_line.specifier}', or jax[cuda13], jax[cuda12]) and restart the session; nothing was changed."
     )
   wanted = [str(line) for line in lines if line.name not in KEPT and not is_installed(line)]
   if not wanted:
@@ -78,12 +79,26 @@ def install_missing(requirements: str | Path, pip: Callable[[list[str]], int] | 
     present = {name: installed_version(name) for name in KEPT}
     constraints.write_text("".join(f"{name}=={version}\n" for name, version in present.items() if version))
     command = [sys.executable, "-m", "pip", "install", "--quiet", *wanted, "-c", str(constraints)]
+    before = loaded_versions()
     if (pip or subprocess.call)(command):
       raise InputError(
         f"pip could not install {', '.join(wanted)} beside jax {present['jax']}; its words are above."
       )
   importlib.invalidate_caches()
+  stale = [name for name, version in before.items() if installed_version(name) != version]
+  if stale:
+    raise InputError(
+      f"installed, but {', '.join(stale)} was loaded in another version before: restart the session (Colab: Runtime,"
+      " Restart session) and run the cells again."
+    )
   return wanted
+
+
+def loaded_versions() -> dict[str, str]:
+  """The packages that this process has loaded: name -> installed version."""
+  known = importlib.metadata.packages_distributions()
+  names = {name for module in set(sys.modules) & known.keys() for name in known[module]}
+  return {name: importlib.metadata.version(name) for name in sorted(names)}
 
 
 def requirement_lines(path: Path) -> list[Any]:

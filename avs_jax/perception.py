@@ -190,7 +190,7 @@ def clustered(
     kept = {**fitted.arrays(), **({} if "audio_encoder" in config.optimizer.frozen else _flat(ear))}
     keep(kept)
   found = {name.removeprefix("clusters/"): x for name, x in kept.items() if name.startswith("clusters/")}
-  clusters, encoder = marks.Clusters(**found), _nested(kept) or ear
+  clusters, encoder = marks.Clusters(**found), jax.device_put(_nested(kept) or ear)
 
   def belong(sounds: np.ndarray) -> np.ndarray:
     embeddings = np.asarray(embed(encoder, sounds[None])[0])
@@ -237,7 +237,7 @@ def classifier(settings: Any) -> Callable[[np.ndarray], np.ndarray]:
     )
   arguments = {**settings.encoder_args.to_dict(), "with_classes": True}
   module = encoders.build(settings.encoder, **arguments)
-  variables = read_weights(settings.weights, settings.encoder, arguments)
+  variables = jax.device_put(read_weights(settings.weights, settings.encoder, arguments))
   rate = getattr(module, "sample_rate_hz", SAMPLE_RATE_HZ)
   recognise = jax.jit(lambda variables, x: module.apply(variables, x, method="recognise")[1])
 

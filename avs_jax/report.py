@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from avs_jax import metrics, tables
-from avs_jax.caveats import warnings
+from avs_jax.caveats import mixed, warnings
 from avs_jax.errors import InputError, make_folder
 from avs_jax.metrics import NEGATIVES
 
@@ -121,6 +121,9 @@ def complete_record(record: Mapping[str, Any]) -> dict[str, Any]:
   record.setdefault(
     "hardware", f"{len(devices)} x {devices[0].device_kind} ({jax.default_backend()}), {machine}"
   )
+  record.setdefault(
+    "float32_products", str(jax.config.jax_default_matmul_precision or "the device's default")
+  )
   record.setdefault("commit", commit())
   record.setdefault("date", datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"))
   return record
@@ -215,8 +218,9 @@ def _own_line(results: Mapping[str, Mapping[str, Any]]) -> str:
 def _facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
   names = {
     "title": "run", "data_set": "data", "split": "split", "clips": "clips", "missing_clips": "missing clips",
+    "size": "judged at, px", "negatives": "negative sounds",
     "weights_digest": "weights", "config_digest": "config", "seed": "seed", "hardware": "hardware",
-    "commit": "commit", "date": "date",
+    "float32_products": "precision of float32 products", "commit": "commit", "date": "date",
   }  # fmt: skip
   facts = [(label, str(record[key])) for key, label in names.items() if record.get(key) not in (None, "")]
   versions = ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items())
@@ -234,12 +238,11 @@ def markdown(results: Mapping[str, Mapping[str, Any]], record: Mapping[str, Any]
   if _own_line(results):
     lines += [_own_line(results) + ".", ""]
   lines += [
-    "Under silence, noise and off-screen sound the columns before `fpr` are taken against the object's"
+    "Under silence, noise and off-screen sound the columns before `fpr` are taken against the object's",
+    "own mask and should be LOW; `iou_frame_empty` and `quiet_frames` are taken against the empty mask,",
+    "the right answer there, and should be HIGH. All figures are fractions.",
+    "",
   ]
-  lines += [
-    "own mask and should be LOW; `iou_frame_empty` and `quiet_frames` are taken against the empty mask,"
-  ]
-  lines += ["the right answer there, and should be HIGH. All figures are fractions.", ""]
   lines += [f"- `{name}`: {LEGEND[name]}" for name in header if name in LEGEND]
   lines += [
     "",
@@ -379,7 +382,9 @@ def compare(
   if len(every) > len(boards):
     note += " Mean ± standard deviation (n - 1) over the seeds."
   lines = [f"# Comparison on {record.get('data_set', 'a data set not named')}", ""]
-  said = list(dict.fromkeys(sentence for board in every for sentence in warnings(board.get("record", {}))))
+  every_record = [board.get("record", {}) for board in every]
+  said = list(dict.fromkeys(sentence for each in every_record for sentence in warnings(each)))
+  said += mixed(every_record)
   for sentence in said:
     lines += [f"**{sentence}**", ""]
   text = "\n".join([*lines, *tables.markdown(header, rows), "", note]) + "\n"

@@ -25,6 +25,9 @@ from avs_jax.step import TrainState, make_predict_step, make_train_step
 from avs_jax.stopping import StopFlag, is_due, stop_signal
 from avs_jax.types import Batch, Condition
 
+# Clips of a step in AVSBench's training, for which the weight of its matching loss was chosen.
+PUBLISHED_BATCH = 4
+
 log = logging.getLogger(__name__)
 
 
@@ -209,6 +212,17 @@ def check_settings(config: Any) -> None:
     )
   if config.loss.matching != "none" and not config.loss.matching_weight:
     log.warning("loss.matching=%s does nothing: loss.matching_weight is 0", config.loss.matching)
+  if config.loss.matching == "kl" and config.loss.matching_weight and config.model.num_classes == 1:
+    times = config.schedule.batch / PUBLISHED_BATCH
+    if times != 1:
+      log.warning(
+        "loss.matching=kl is a sum over the batch, so that with schedule.batch=%d it weighs %g times what it does with"
+        " the published %d; loss.matching_weight=%g weighs the same",
+        config.schedule.batch,
+        times,
+        PUBLISHED_BATCH,
+        config.loss.matching_weight / times,
+      )
   for name in config.eval.conditions:
     condition_of(name)
   known = selection_metrics(config.model.num_classes)

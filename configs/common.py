@@ -144,7 +144,7 @@ def get_config() -> ConfigDict:
   config.data.annotated = "published"  # stand-ins: published (S4 trains on the first frame alone), all
   config.data.allow_missing = False
   config.data.cache_mb = 2048
-  config.data.threads = 2
+  config.data.threads = min(8, os.cpu_count() or 2)  # that read and prepare clips
   config.data.workers = 0
   config.data.media_cache = os.environ.get("AVS_MEDIA_CACHE", "")
 

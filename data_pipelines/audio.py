@@ -161,6 +161,11 @@ def mono(waveform: np.ndarray) -> Float[np.ndarray, "S"]:
   return samples
 
 
+def fit(wave: Float[np.ndarray, "S"], samples: int) -> Float[np.ndarray, "N"]:
+  """The sound at another length: cut, or begun again as often as needed. An empty one becomes silence."""
+  return np.resize(wave, samples).astype(np.float32)
+
+
 def resample(
   samples: Float[np.ndarray, "S"], from_hz: int, to_hz: int, *, filter: Literal["resampy", "soxr"] = "resampy"
 ) -> Float[np.ndarray, "S2"]:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from avs_jax.errors import InputError
+from data_pipelines.audio import fit
 from data_pipelines.clips import SAMPLE_RATE_HZ, Clip, Source
 from data_pipelines.generated import Generated, Script, cast, place
 from data_pipelines.sprites import CATEGORIES
@@ -145,14 +146,10 @@ def from_source(source: Source, count: int, num_clips: int) -> Iterator[Scene]:
     if not counted.any():
       continue
     donors = [next((k for k in alone[name] if k != index), alone[name][0]) for name in names]
-    voices = [loud(_fit(lent(donor), source.seconds * SAMPLE_RATE_HZ)) for donor in donors]
+    voices = [loud(fit(lent(donor), source.seconds * SAMPLE_RATE_HZ)) for donor in donors]
     found += 1
     yield Scene(clip.id, clip.frames, parts, counted, names, np.stack(voices))
   if not found:
     raise InputError(
       f"Co-AVS: no clip of {source.title} shows {count} categories that other clips hold alone; use more clips."
     )
-
-
-def _fit(wave: np.ndarray, samples: int) -> np.ndarray:
-  return np.resize(wave, samples) if len(wave) else np.zeros(samples, np.float32)

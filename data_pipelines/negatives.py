@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from avs_jax.errors import InputError, check_choice
-from data_pipelines.audio import Recorded
+from data_pipelines.audio import Recorded, fit
 from data_pipelines.clips import SAMPLE_RATE_HZ, Source
 from data_pipelines.noising import check_colours, choose_noise, make_noise
 
@@ -240,7 +240,8 @@ class Negatives:
 
     Args:
       own: the clip's own waveform, returned as it is for a positive pair.
-      donor: the donor's waveform, for an off-screen pair; cut, or filled up with silence, to length.
+      donor: the donor's waveform, for an off-screen pair; cut to length, or repeated: five seconds of it and five
+        of silence, under a clip of ten, would be heard as silence too.
 
     Raises:
       ValueError: an off-screen pair without its donor's waveform.
@@ -256,7 +257,7 @@ class Negatives:
     if pair.condition == OFFSCREEN:
       if donor is None:
         raise ValueError("an off-screen pair needs the donor's waveform")
-      return np.pad(donor[:samples], (0, max(samples - len(donor), 0))).astype(np.float32)
+      return fit(donor, samples)
     return own
 
   def noise_as_recorded(self, epoch: int, index: int, seconds: int) -> Recorded:

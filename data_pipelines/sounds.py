@@ -32,7 +32,7 @@ import numpy as np
 
 from avs_jax.errors import InputError, check_choice
 from data_pipelines import feed, loader, negatives, noising, sources
-from data_pipelines.audio import Recorded, read_recorded, read_wav
+from data_pipelines.audio import Recorded, fit, read_recorded, read_wav
 from data_pipelines.clips import SAMPLE_RATE_HZ, Source
 from data_pipelines.sources import FOLDERS
 from data_pipelines.synthesis import UNSEEN, synthesize_unseen
@@ -94,7 +94,8 @@ class Mixed:
 
   def __call__(self, index: int) -> np.ndarray:
     own = self.source.sound(index)
-    rng = np.random.default_rng([zlib.crc32(self.kind.encode()), index])
+    name = os.path.basename(self.kind)  # wherever the file lies
+    rng = np.random.default_rng([zlib.crc32(name.encode()), index])
     if self.recording is not None:
       noise = noising.crop_noise(rng, _from_anywhere(rng, self.recording, len(own)), len(own))
     elif self.kind in noising.MADE:
@@ -123,7 +124,7 @@ def mixed(config: Any, source: Source, name: str) -> Mixed:
   recording = None
   if kind not in (*noising.COLOURS, *noising.MADE):
     try:
-      recording = whole_recording(config, kind)
+      recording = whole_recording(config, kind, source.seconds)
     except InputError as error:
       known = ", ".join((*noising.COLOURS, *noising.MADE))
       raise InputError(
@@ -137,24 +138,23 @@ def row_name(name: str) -> str:
   return PREFIX + os.path.splitext(os.path.basename(name))[0]
 
 
-def unseen_sound(config: Any, name: str) -> np.ndarray:
-  """float32 [S]: the recording named in `eval.unseen`, mono at 16 kHz, as long as a clip.
+def unseen_sound(config: Any, name: str, seconds: int) -> np.ndarray:
+  """float32 [S]: the recording named in `eval.unseen`, mono at 16 kHz, as long as a clip; a shorter one is repeated.
 
   Raises:
     InputError: there is no such sound for this data.
   """
-  seconds, recording = config.data.seconds, whole_recording(config, name)
+  recording = whole_recording(config, name, seconds)
   if is_of_real_media(config) and not name.endswith(".wav"):
     from data_pipelines import compose
 
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     return compose.compose_sound(rng, [recording], np.ones((seconds, 1), bool))
-  recording = recording[: seconds * SAMPLE_RATE_HZ]
-  return np.pad(recording, (0, seconds * SAMPLE_RATE_HZ - len(recording)))
+  return fit(recording, seconds * SAMPLE_RATE_HZ)
 
 
-def whole_recording(config: Any, name: str) -> np.ndarray:
-  """float32 [S]: the same sound as it was recorded, at its own length; one that is made here is as long as a clip.
+def whole_recording(config: Any, name: str, seconds: int) -> np.ndarray:
+  """float32 [S]: the same sound as it was recorded, at its own length; one that is made here lasts so many seconds.
 
   Raises:
     InputError: there is no such sound for this data.
@@ -169,7 +169,7 @@ def whole_recording(config: Any, name: str) -> np.ndarray:
     raise InputError(
       f"eval.unseen: {name!r} is no sound here; choose from {', '.join(UNSEEN)}, or give a .wav file."
     )
-  return synthesize_unseen(name, config.data.seconds)
+  return synthesize_unseen(name, seconds)
 
 
 def is_of_real_media(config: Any) -> bool:
@@ -229,9 +229,9 @@ def _read(paths: tuple[str, ...], at_own_rate: bool, index: int) -> np.ndarray |
   return read_recorded(paths[index]) if at_own_rate else read_wav(paths[index])
 
 
-def _unseen(config: Any, name: str) -> np.ndarray | Recorded:
+def _unseen(config: Any, name: str, seconds: int) -> np.ndarray | Recorded:
   """`unseen_sound`, a file's at its own rate where the front end resamples it itself."""
-  sound = unseen_sound(config, name)
+  sound = unseen_sound(config, name, seconds)
   is_file = name.endswith(".wav")
   return read_recorded(name) if is_file and config.negatives.front_end == "as_published" else sound
 
@@ -249,7 +249,7 @@ def check_evaluation(config: Any, source: Source | None = None) -> None:
   if source is None:
     source = sources.build(config, config.eval.split, limit=config.eval.test_clips)
   for name in config.eval.unseen:
-    unseen_sound(config, name)
+    unseen_sound(config, name, source.seconds)
   for name in mixes(config):
     mixed(config, source, name)
   needs = ["eval.noise_mix"] if mixes(config) else []
@@ -280,7 +280,7 @@ def batches(config: Any, source: Source, name: str) -> Iterator[Mapping[str, np.
   """Every clip in order under the sound `name`, read ahead by a thread."""
   unseen = {row_name(each): each for each in config.eval.unseen}
   if name in unseen:
-    condition, sound = negatives.OFFSCREEN, _unseen(config, unseen[name])
+    condition, sound = negatives.OFFSCREEN, _unseen(config, unseen[name], source.seconds)
   elif name in mixes(config):
     condition, sound = negatives.POSITIVE, mixed(config, source, name)
   else:

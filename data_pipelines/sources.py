@@ -172,6 +172,18 @@ def _packed(data: Any, name: str, split: str) -> Source:
       f"data.root={data.root} holds a pack of {source.subset}, not of {name}; set data.name={source.subset} or give"
       " another data.root."
     )
+  if source.masks != data.masks:
+    raise InputError(
+      f"data.masks={data.masks}: the pack in {data.root} holds masks read as {source.masks}; set data.masks to that, or"
+      " pack again."
+    )
+  if source.size != source.packed_size:
+    log.warning(
+      "%s: packed at %s px and made %s px now, so not the very pictures that the unpacked set gives at this size",
+      source.path,
+      source.packed_size[0],
+      source.size[0],
+    )
   return source
 
 

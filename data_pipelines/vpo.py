@@ -61,6 +61,7 @@ class Entry:
   positions: tuple[float, ...]
   categories: tuple[str, ...]
   is_multi_instance: bool
+  seen: frozenset[str]  # of all rows of the picture: VPO-SS makes a clip of each
 
   @property
   def paths(self) -> tuple[str, ...]:
@@ -122,7 +123,9 @@ class VPO:
     frame, mask = read_pictures(entry)
     if self.num_classes == 1:
       mask = (mask > 0).astype(np.int32)
-    seen = np.array([name in entry.categories for name in self.categories])
+    heard, seen = (
+      np.array([name in some for name in self.categories]) for some in (entry.categories, entry.seen)
+    )
     voices = self._voices(index)
     every = np.ones(SECONDS, bool)
     return Clip(
@@ -132,7 +135,7 @@ class VPO:
       annotated=every,
       present=every.copy(),
       waveform=_quieted(np.sum(voices, axis=0)),
-      sounding=np.repeat(seen[None], SECONDS, axis=0),
+      sounding=np.repeat(heard[None], SECONDS, axis=0),
       visible=seen,
       pan=self._pan(entry, voices) if self.has_pan else None,
     )
@@ -142,8 +145,8 @@ class VPO:
     return _quieted(np.sum(self._voices(index), axis=0))
 
   def objects(self, index: int) -> frozenset[str]:
-    """Categories of what sounds; the csv does not name what is silent."""
-    return frozenset(self.entries[index].categories)
+    """Categories that any row of the csv gives the clip's picture; what is named nowhere is not known."""
+    return self.entries[index].seen
 
   def kinds(self, index: int) -> frozenset[str]:
     """PAIR where several of one category are seen (the column multi_instance); nothing switches in one picture."""
@@ -242,9 +245,11 @@ def entries(home: Path, subset: str, split: str) -> list[Entry]:
   there = {row["split"] for row in rows}
   wanted = {"train": {"train"}, "val": {"val"} & there or {"test"}, "test": {"val", "test"}}[split]
   clips: dict[str, list[dict[str, str]]] = {}
+  seen: dict[str, set[str]] = {}
   for row in rows:
+    image, annotation = _number(row["img_Id"]), _number(row["ann_Ids"])
+    seen.setdefault(image, set()).add(row["cateName"])
     if row["split"] in wanted:
-      image, annotation = _number(row["img_Id"]), _number(row["ann_Ids"])
       clips.setdefault(f"{image}_{annotation}" if subset == "vpo_ss" else image, []).append(row)
   if not clips:
     raise InputError(
@@ -252,11 +257,20 @@ def entries(home: Path, subset: str, split: str) -> list[Entry]:
       " published csv"
     )
   sounds = find_sounds(home)
-  return [_entry(home, table, subset, name, some, sounds) for name, some in clips.items()]
+  return [
+    _entry(home, table, subset, name, some, sounds, frozenset(seen[name.split("_")[0]]))
+    for name, some in clips.items()
+  ]
 
 
 def _entry(
-  home: Path, table: Path, subset: str, name: str, rows: list[dict[str, str]], sounds: Path
+  home: Path,
+  table: Path,
+  subset: str,
+  name: str,
+  rows: list[dict[str, str]],
+  sounds: Path,
+  seen: frozenset[str],
 ) -> Entry:
   categories = tuple(row["cateName"] for row in rows)
   unknown = [each for each in categories if each not in CLASSES]
@@ -281,6 +295,7 @@ def _entry(
     positions,
     categories,
     is_multi_instance,
+    seen,
   )
 
 

@@ -52,8 +52,9 @@ def analyse_run(workdir: str, output: str, clips: int, pictures: int, name: str 
   import jax
 
   from avs_jax import analysis
-  from avs_jax.evaluate import run_record, weights_to_judge
+  from avs_jax.evaluate import weights_to_judge
   from avs_jax.model import build_model
+  from avs_jax.provenance import run_record
   from avs_jax.types import Batch
   from configs import common
   from data_pipelines import sounds, sources

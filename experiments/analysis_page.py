@@ -33,7 +33,7 @@ def make(name: str, row: str, config: Any, facts: Mapping[str, Any], figures: Ma
 
   Args:
     name: of the folder of records.
-    facts: `evaluate.run_record`'s.
+    facts: `provenance.run_record`'s.
     figures: {sound: {stage: {name: value}}}.
   """
   settings = json.dumps(records.settings(config), sort_keys=True).encode()

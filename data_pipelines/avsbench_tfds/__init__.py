@@ -64,6 +64,10 @@ def pack(source: Source, out_dir: str | Path, split: str, *, subset: str | None 
     "objects": [sorted(source.objects(i)) for i in range(len(source))],
     "audio_padding": getattr(source, "audio_padding", "last"),
     "parts": list(getattr(source, "parts", ())),
+    "kinds": [sorted(kinds(i)) for i in range(len(source))]
+    if (kinds := getattr(source, "kinds", None))
+    else [],
+    "masks": getattr(source, "masks", "mended"),
     "records": str(Path(builder.data_dir).relative_to(partial)),
   }
   (partial / "source.json").write_text(json.dumps(facts))
@@ -81,6 +85,7 @@ class Packed:
   Attributes:
     subset: the `data.name` that was packed; None where the pack does not say.
     size, packed_size: height and width of the pictures given out, and of those in the pack.
+    masks: the `data.masks` that its masks were read with.
 
   Raises:
     InputError: there is no such pack, it is damaged, or its pictures are smaller than `size`.
@@ -115,6 +120,8 @@ class Packed:
     self.categories, self.broad = tuple(facts["categories"]), tuple(facts["broad"])
     self.audio_padding = facts["audio_padding"]
     self.parts = tuple(facts.get("parts", ()))
+    self.masks: str = facts.get("masks", "mended")
+    self._kinds = [frozenset(names) for names in facts.get("kinds", ())]
     self._objects = [frozenset(names) for names in facts["objects"]]
     self._open(split, facts["records"])
 
@@ -168,6 +175,10 @@ class Packed:
   def objects(self, index: int) -> frozenset[str]:
     """Categories seen or heard in the clip, as its source said."""
     return self._objects[index]
+
+  def kinds(self, index: int) -> frozenset[str]:
+    """Kinds that are scored apart, as its source said."""
+    return self._kinds[index] if self._kinds else frozenset()
 
   def _read(self, index: int) -> dict:
     if not 0 <= index < len(self):

@@ -76,6 +76,13 @@ def test_only_so_many_clips_are_judged_and_masks_saved_on_request(finished, devi
   assert {path.name for path in (copy / "masks").iterdir()} == {"positive", "silence", "unseen_thunder"}
   scored = evaluation.score_folder(config, str(copy / "masks"), str(copy / "scored"))
   assert scored == results  # to the digit, in every figure
+  ours, again = (board(folder)["record"] for folder in (copy, copy / "scored"))
+  kept = ("split", "size", "negatives", "config", "weights_digest", "seed", "warnings")
+  assert {name: again[name] for name in kept} == {name: ours[name] for name in kept}
+  (copy / "masks").rename(copy / "others")  # of another program, for all that is known
+  evaluation.score_folder(config, str(copy / "others"), str(copy / "scored"))
+  others = board(copy / "scored")["record"]
+  assert "config" not in others and (others["split"], others["size"]) == (ours["split"], ours["size"])
   kept = frontier.read(str(copy / "statistics.npz"))
   assert set(kept) == set(scored) - {"global"}
   iou, active = frontier.masks_at(kept["unseen_thunder"], None)
@@ -88,6 +95,8 @@ def test_a_record_says_what_the_figures_were_measured_with(finished):
   assert record["data_set"] == "generated single-source clips (stand-in)"
   assert record["is_stand_in"] is True
   assert record["seed"] == 0
+  assert record["size"] == finished[0].data.size and record["negatives"] == "drawn here, data.seed 0"
+  assert record["float32_products"]
   assert record["config"]["model"]["width"] == 8
   assert len(record["weights_digest"]) == 8
 
@@ -95,6 +104,11 @@ def test_a_record_says_what_the_figures_were_measured_with(finished):
 def test_a_folder_without_weights_is_one_sentence(small, tmp_path):
   with pytest.raises(InputError, match="no checkpoint there"):
     evaluation.evaluate(small(), str(tmp_path))
+
+
+def test_a_misspelt_sound_is_a_sentence_before_any_clip_is_read(small, tmp_path):
+  with pytest.raises(InputError, match="eval.conditions: 'silent' is not a sound; choose from positive"):
+    evaluation.evaluate(small({"eval.conditions": ("positive", "silent")}), str(tmp_path))
 
 
 def test_scoring_needs_a_folder(small, tmp_path):
@@ -292,7 +306,16 @@ def test_every_picture_says_of_which_clip_and_data_it_is(small, tmp_path, monkey
   source = Generated("single", "test", 2, size=config.data.size, seconds=1)
   nothing = {0: np.zeros((1, config.data.size, config.data.size))}
   seen = {name: evaluation.Seen({}, nothing) for name in config.eval.conditions}
+  (tmp_path / "pictures").mkdir()
+  for name in (
+    "four_sounds_1.png",
+    "four_sounds_1.npz",
+    "evidence_2.png",
+    "curves.png",
+  ):  # of a judging before
+    (tmp_path / "pictures" / name).write_bytes(b"")
   evaluation.draw(config, source, seen, str(tmp_path))
+  assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"curves.png", "four_sounds_0.npz"}
   assert captions == [f"A run: {source.ids[0]}, {source.title}, {config.eval.split}"]
   assert "(stand-in)" in captions[0]
 

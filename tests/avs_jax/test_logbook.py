@@ -1,6 +1,7 @@
 """The run's folder tells what happened, also after a kill."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -40,6 +41,16 @@ def test_the_config_is_written_when_the_run_begins_and_can_be_read_back(book, sm
   assert common.from_workdir(str(tmp_path)).to_dict() == small().to_dict()
   write_config(small({"seed": 3}), str(tmp_path))
   assert json.loads((tmp_path / "config.json").read_text())["seed"] == 3
+
+
+@pytest.mark.parametrize("has_driver", [True, False])
+def test_an_accelerator_that_is_not_used_is_said(book, tmp_path, monkeypatch, has_driver):
+  exists = os.path.exists
+  monkeypatch.setattr(os.path, "exists", lambda path: has_driver if "nvidia" in str(path) else exists(path))
+  source = Generated("single", "train", 2, size=16, seconds=1)
+  book.start(make_mesh(1), 1, 1, {}, {}, source)
+  said = (tmp_path / "log.txt").read_text()
+  assert ("jax uses the CPU alone, though this machine has an NVIDIA driver" in said) == has_driver
 
 
 def test_a_logged_line_has_losses_norms_speed_and_time_left(book, tmp_path):

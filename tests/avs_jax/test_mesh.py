@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import jax
@@ -61,6 +62,25 @@ def test_a_coordinator_without_numbers_is_refused(monkeypatch):
   monkeypatch.delenv("JAX_NUM_PROCESSES", raising=False)
   with pytest.raises(InputError, match="needs JAX_NUM_PROCESSES and JAX_PROCESS_ID as whole numbers"):
     meshes.join_hosts()
+
+
+def test_auto_leaves_every_number_to_the_cluster(monkeypatch):
+  seen = []
+  monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "auto")
+  monkeypatch.setattr(
+    jax.distributed,
+    "initialize",
+    lambda *given: seen.append((given, os.environ.get("JAX_COORDINATOR_ADDRESS"))),
+  )
+  meshes.join_hosts()
+  assert seen == [((), None)]  # jax reads the variable itself, where it is given no address
+
+
+def test_a_mesh_keeps_the_devices_of_a_host_together():
+  devices = [types.SimpleNamespace(process_index=k % 2, id=k) for k in range(4)]
+  assert [each.id for each in meshes.by_host(devices)] == [0, 2, 1, 3]
+  shuffled = meshes.make_mesh(4, 2, jax.devices()[::-1])
+  assert [each.id for each in shuffled.devices.flat] == sorted(each.id for each in jax.devices())
 
 
 def test_a_lone_process_joins_nothing(monkeypatch):

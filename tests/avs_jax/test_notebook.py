@@ -5,6 +5,7 @@ import types
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from avs_jax import notebook
@@ -46,6 +47,20 @@ def test_another_jax_is_refused_and_nothing_changed(tmp_path):
     InputError, match="nothing.txt is not there; run the notebook in the repository's folder"
   ):
     notebook.install_missing(tmp_path / "nothing.txt")
+
+
+def test_a_package_replaced_under_a_running_session_asks_for_a_restart(tmp_path, monkeypatch):
+  file = tmp_path / "requirements.txt"
+  file.write_text("absent-thing\n")
+  assert notebook.loaded_versions()["numpy"] == np.__version__
+  found = notebook.installed_version
+
+  def pip(command):
+    monkeypatch.setattr(notebook, "installed_version", lambda name: "999" if name == "numpy" else found(name))
+    return 0
+
+  with pytest.raises(InputError, match="numpy was loaded in another version before: restart the session"):
+    notebook.install_missing(file, pip)
 
 
 def test_colab_s_drive_is_mounted_once_and_used(tmp_path, monkeypatch):

@@ -236,6 +236,9 @@ def test_the_rate_is_worked_out_once_a_step_and_not_in_the_update_of_every_param
   plain = optimizers.learning_rate(config, schedule, 10)
   found = [float(optimizers.once(plain)(step)) for step in range(11)]
   assert found == pytest.approx([float(plain(step)) for step in range(11)], rel=1e-5)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(jax, "default_backend", lambda: "gpu")
+    assert optimizers.once(plain) is plain
 
 
 @pytest.mark.parametrize(

@@ -200,6 +200,18 @@ def test_runs_on_different_data_cannot_share_a_table(tmp_path):
     report.compare(str(tmp_path), {})
 
 
+def test_runs_judged_at_other_sizes_or_under_other_sounds_are_told_apart(tmp_path):
+  def text(*records):
+    boards = {str(k): {"record": {**RECORD, **record}, **four()} for k, record in enumerate(records)}
+    return Path(report.compare(str(tmp_path), boards, show=False)["md"]).read_text()
+
+  drawn, published = ({"negatives": said, "size": 224} for said in ("drawn here", "published files"))
+  assert "SEVERAL" not in text(drawn, drawn, {})
+  assert "SEVERAL SOUNDS: negative sounds are drawn here and published files" in text(drawn, published)
+  before = {"config": {"data": {"size": 512}}}  # as scoreboards were that did not name the size
+  assert "SEVERAL SIZES: masks are judged at 224, 512 px" in text(drawn, before)
+
+
 def test_a_missing_scoreboard_is_none_and_a_broken_one_is_named(tmp_path):
   assert report.read(str(tmp_path)) is None
   (tmp_path / "scoreboard.json").write_text('{"positive": ')
@@ -238,6 +250,8 @@ def test_negatives_that_their_format_gives_away_are_said_in_every_form(tmp_path,
   assert Path(table["md"]).read_text().count("TELL-TALE FORMAT") == 1
   (gated,) = report.warnings({"config": {"debias": {"gate": True}}})
   assert gated.startswith("GATED: ") and "debias.gate=True" in gated
+  (told,) = report.warnings({"config": {"marks": {"kind": "file"}}})
+  assert told.startswith("TELL-TALE MARKS: ") and "marks.kind=file" in told
   (few,) = report.warnings({"missing_clips": "only the first 3 of 64 clips"})
   assert few.startswith("NOT THE WHOLE SPLIT: only the first 3 of 64 clips; not comparable")
   same = {"negatives": {"front_end": "same"}, "eval": {"negative_audio": "drawn"}}

@@ -265,6 +265,14 @@ def test_a_matching_without_weight_is_said(small, caplog):
   assert "loss.matching=kl does nothing: loss.matching_weight is 0" in caplog.text
 
 
+def test_a_batch_at_which_matching_weighs_otherwise_is_said(small, caplog):
+  changes = {"loss.matching": "kl", "loss.matching_weight": 0.5}
+  training.check_settings(small({**changes, "schedule.batch": 4}))
+  assert not caplog.text
+  training.check_settings(small({**changes, "schedule.batch": 16}))
+  assert "weighs 4 times" in caplog.text and "loss.matching_weight=0.125 weighs the same" in caplog.text
+
+
 def test_validation_falls_on_epochs_and_on_the_last_step(small):
   config = small({"eval.every_epochs": 2.0, "eval.from_epoch": 2})
   assert training.validation_steps(config, 30, 4) == {8, 16, 24, 30}

@@ -105,7 +105,11 @@ def test_a_pack_of_another_data_set_or_of_smaller_pictures_is_refused(tmp_path, 
   pack(source, tmp_path, "val", subset="ms3")
   packed = {"data_root": str(tmp_path), "data_packed": True, "data_size": 32}
   assert sources.build(config(**packed, data_name="V1M"), "val").subset == "ms3"
-  assert len(sources.build(config(**{**packed, "data_size": 16}, data_name="ms3"), "val")) == len(source)
+  with caplog.at_level(logging.WARNING, logger="data_pipelines"):
+    assert len(sources.build(config(**{**packed, "data_size": 16}, data_name="ms3"), "val")) == len(source)
+  assert "packed at 32 px and made 16 px now" in caplog.text
+  with pytest.raises(InputError, match="data.masks=as_published: the pack in .* holds masks read as mended"):
+    sources.build(config(**packed, data_name="ms3", data_masks="as_published"), "val")
   for name in ("avss", "s4", "vpo_ms"):
     with pytest.raises(InputError, match=rf"holds a pack of ms3, not of {name}; set data.name=ms3"):
       sources.build(config(**packed, data_name=name), "val")

@@ -9,6 +9,7 @@ from PIL import Image
 from avs_jax.errors import InputError
 from data_pipelines import audio, check, vpo
 from data_pipelines.clips import PAIR
+from data_pipelines.negatives import Donors
 from data_pipelines.vpo import VPO
 
 HEAD = ("cateName", "cateId", "img_Id", "ann_Ids", "vgg_file", "audio_pos", "split")
@@ -78,6 +79,27 @@ def test_a_single_source_clip_is_its_picture_for_three_seconds(root):
   np.testing.assert_array_equal(
     VPO(root, "vpo_ss", "train", size=16, binary=True).clip(0).masks, clip.masks > 0
   )
+
+
+def test_a_sound_of_the_same_picture_is_not_off_screen(root):
+  ss = root / "VPO/VPO-SS"
+  rows = [
+    ("dog", DOG, 7, 100, "d0", 0.2),
+    ("cat", CAT, 7, 101, "c0", 0.8),
+    ("cat", CAT, 9, 102, "c0", 0.8),
+    ("male", MALE, 8, 103, "m0", 0.1),
+  ]
+  table(ss / "vpo_ss_data_stereo.csv", HEAD, *((*row, "test") for row in rows))
+  for folder, image in (("dog", 7), ("cat", 7), ("cat", 9), ("male", 8)):
+    picture(ss / f"data/{folder}/{image:012d}.jpg")
+  for name, _, image, annotation, *_ in rows:
+    picture(ss / f"mask/{name}/{image:012d}_{annotation:012d}.png", mask(DOG))
+  source = VPO(root, "vpo_ss", "test", size=16)
+  assert [set(source.objects(k)) for k in range(4)] == [{"dog", "cat"}, {"dog", "cat"}, {"cat"}, {"male"}]
+  clip = source.clip(0)
+  assert clip.sounding.sum() == 3 and clip.visible.sum() == 2
+  donors = Donors(source, "disjoint")
+  assert [list(donors.candidates(k)[0]) for k in range(3)] == [[3], [3], [3]]
 
 
 def test_the_middle_three_seconds_are_heard_and_short_sounds_repeated(root):

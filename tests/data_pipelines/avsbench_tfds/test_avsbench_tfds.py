@@ -64,6 +64,8 @@ def test_a_pack_tells_of_itself_what_its_source_did(folder):
   source, packed = small(), Packed(folder, "val")
   for name in ("title", "is_stand_in", "ids", "num_classes", "seconds", "size", "categories", "broad"):
     assert getattr(packed, name) == getattr(source, name), name
+  kinds = [source.kinds(i) for i in range(CLIPS)]
+  assert [packed.kinds(i) for i in range(CLIPS)] == kinds and any(kinds) and packed.masks == "mended"
 
 
 def test_a_pack_gives_smaller_pictures_and_makes_up_no_larger_ones(folder):
