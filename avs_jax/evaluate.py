@@ -260,6 +260,7 @@ def evaluate(config: Any, workdir: str, weights: str = "") -> dict[str, Any]:
     results |= {f"positive_{kind}": figures for kind, figures in seen["positive"].parts.items()}
   if jax.process_index() == 0:
     record = provenance.run_record(config, source, variables)
+    provenance.keep_other(workdir, record)
     report.write(workdir, results, record)
     draw(config, source, seen, workdir)
   return report.with_global(results)

@@ -1,10 +1,13 @@
 """What a figure must never be without: data set, split, size and sounds, config, weights, seed."""
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
 
 from avs_jax import report
+
+log = logging.getLogger(__name__)
 
 MASKS = "masks"  # the folder of a run that `eval.save_masks` fills
 
@@ -35,6 +38,20 @@ def record_of_masks(folder: str) -> dict[str, Any]:
   board = report.read(home) if name == MASKS else None
   kept = ("config", "config_digest", "weights_digest", "seed", "negatives")
   return {key: board["record"][key] for key in kept if key in board["record"]} if board else {}
+
+
+def keep_other(workdir: str, record: Mapping[str, Any]) -> None:
+  """Moves a scoreboard that is of another split, or of more or fewer clips, out of the way of the one to be written."""
+  board = report.read(workdir)
+  before = (board or {}).get("record", {})
+  names = ("split", "clips")
+  if board is None or all(before.get(name) == record[name] for name in names):
+    return
+  kept = "_".join(["scoreboard", *(str(before.get(name)) for name in names)])
+  for path in (os.path.join(workdir, "scoreboard.") + kind for kind in ("json", "md", "tex")):
+    if os.path.exists(path):
+      os.replace(path, os.path.join(workdir, kept + os.path.splitext(path)[1]))
+  log.info("the scoreboard that was there is kept as %s.*", os.path.join(workdir, kept))
 
 
 def said_of_negatives(config: Any) -> str:

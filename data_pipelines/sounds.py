@@ -5,7 +5,9 @@ sound is one recording given to every clip, of something that no training clip h
 
   generated clips   tuning_fork, rooster, sheep, thunder: made here, imitating the Robust paper's four
   real media        the classes that training leaves out (sheep, owl, piano, phone ...), and hits, thunder, door
-  any data          a .wav file, by its path, e.g. the published fork_segment.wav
+  any data          white, pink, brown, blue, violet, coloured, made_babble, made_train: noise made here, of which
+                    training's negatives hold neither blue nor violet nor the made_ ones; or a .wav file, by its path,
+                    e.g. the published fork_segment.wav
 
 `eval.noise_mix` adds rows for the clips' own sounds under noise, mixed_<kind>_<amount>: its `kind`s (white, pink,
 brown ..., made_babble, made_train, or whatever `eval.unseen` takes: "train" is a recording of the real media) at
@@ -38,6 +40,7 @@ from data_pipelines.sources import FOLDERS
 from data_pipelines.synthesis import UNSEEN, synthesize_unseen
 
 PREFIX = "unseen_"
+_NOISES = (*noising.COLOURS, *noising.MADE)
 # Recordings of no class that no training uses, by a part of their name in the media bank.
 NO_CLASS = {"hits": "LRHits", "thunder": "lightningbolt", "door": "LRDoor"}
 
@@ -122,11 +125,11 @@ def mixed(config: Any, source: Source, name: str) -> Mixed:
   """
   kind, snr_db = mixes(config)[name]
   recording = None
-  if kind not in (*noising.COLOURS, *noising.MADE):
+  if not is_made_noise(kind):
     try:
       recording = whole_recording(config, kind, source.seconds)
     except InputError as error:
-      known = ", ".join((*noising.COLOURS, *noising.MADE))
+      known = ", ".join(_NOISES)
       raise InputError(
         f"eval.noise_mix.kind: {kind!r} is not made here ({known} are), and as a recording: {error}"
       ) from None
@@ -145,7 +148,7 @@ def unseen_sound(config: Any, name: str, seconds: int) -> np.ndarray:
     InputError: there is no such sound for this data.
   """
   recording = whole_recording(config, name, seconds)
-  if is_of_real_media(config) and not name.endswith(".wav"):
+  if is_of_real_media(config) and not (name.endswith(".wav") or is_made_noise(name)):
     from data_pipelines import compose
 
     rng = np.random.default_rng(zlib.crc32(name.encode()))
@@ -163,13 +166,28 @@ def whole_recording(config: Any, name: str, seconds: int) -> np.ndarray:
     if not os.path.isfile(name):
       raise InputError(f"eval.unseen: {name} is not there; give the path of a .wav file.")
     return read_wav(name)
+  if is_made_noise(name):
+    return _made_noise(np.random.default_rng(zlib.crc32(name.encode())), name, seconds * SAMPLE_RATE_HZ)
   if is_of_real_media(config):
     return _recorded(name, config.data.media_cache)
   if name not in UNSEEN:
     raise InputError(
-      f"eval.unseen: {name!r} is no sound here; choose from {', '.join(UNSEEN)}, or give a .wav file."
+      f"eval.unseen: {name!r} is no sound here; choose from {', '.join((*UNSEEN, *_NOISES))}, or give a .wav file."
     )
   return synthesize_unseen(name, seconds)
+
+
+def is_made_noise(name: str) -> bool:
+  """Whether it is a noise that is made here, for whatever data."""
+  return name in _NOISES
+
+
+def _made_noise(rng: np.random.Generator, name: str, samples: int) -> np.ndarray:
+  """At the level of a generated clip's own sound."""
+  noise = (
+    noising.MADE[name](rng, samples) if name in noising.MADE else noising.coloured_noise(rng, samples, name)
+  )
+  return (noise * (0.11 / np.sqrt(np.mean(np.square(noise))))).clip(-1, 1).astype(np.float32)
 
 
 def is_of_real_media(config: Any) -> bool:
@@ -192,9 +210,8 @@ def _recorded(name: str, cache: str) -> np.ndarray:
     found = [item for split in ("unseen", "train") for item in bank.select("sound", split, name)]
   if not found:
     others = [each for each in bank.broad if each not in DEFAULT_CLASSES]
-    raise InputError(
-      f"eval.unseen: {name!r} is no sound here; choose from {', '.join([*others, *NO_CLASS])}, or a .wav file."
-    )
+    known = ", ".join([*others, *NO_CLASS, *_NOISES])
+    raise InputError(f"eval.unseen: {name!r} is no sound here; choose from {known}, or a .wav file.")
   return found[0].array
 
 

@@ -71,8 +71,11 @@ def test_only_so_many_clips_are_judged_and_masks_saved_on_request(finished, devi
   config.eval.test_clips, config.eval.pictures = 2, 0
   config.eval.conditions, config.eval.save_masks = ("positive", "silence"), True
   config.eval.unseen = ("thunder",)
+  whole = (finished[1] / "scoreboard.json").read_bytes()
+  (copy / "scoreboard.json").write_bytes(whole)
   results = evaluation.evaluate(config, str(copy))
   assert results["positive"]["clips"] == 2
+  assert (copy / f"scoreboard_test_{finished[0].data.clips.test}.json").read_bytes() == whole  # is not lost
   assert {path.name for path in (copy / "masks").iterdir()} == {"positive", "silence", "unseen_thunder"}
   scored = evaluation.score_folder(config, str(copy / "masks"), str(copy / "scored"))
   assert scored == results  # to the digit, in every figure

@@ -11,7 +11,7 @@ from avs_jax.errors import InputError
 from avs_jax.provenance import run_record
 from avs_jax.train import train
 from configs import tiny
-from data_pipelines import audio, loader, sounds, sources
+from data_pipelines import audio, loader, negatives, sounds, sources
 from data_pipelines.generated import Generated
 from data_pipelines.layout import write_layout
 from data_pipelines.real_media import DEFAULT_CLASSES
@@ -189,6 +189,21 @@ def test_a_wav_file_is_an_unseen_sound_under_its_own_name(config, tmp_path):
   assert sounds.names(config)[-1] == "unseen_fork_segment"
   wave = sounds.unseen_sound(config, path, 5)
   assert wave.shape == (80_000,) and wave.min() > 0.09  # repeated, not silence
+
+
+def test_noise_of_another_make_than_trainings_is_an_unseen_sound_of_any_data(config, tmp_path):
+  config.eval.unseen = ("blue", "violet", "made_babble")
+  assert sounds.names(config)[-3:] == ("unseen_blue", "unseen_violet", "unseen_made_babble")
+  low_shares = []
+  for name in config.eval.unseen:
+    wave = sounds.unseen_sound(config, name, 3)
+    assert wave.shape == (48_000,) and np.sqrt(np.mean(np.square(wave))) == pytest.approx(0.11, rel=0.05)
+    np.testing.assert_array_equal(wave, sounds.unseen_sound(config, name, 3))
+    power = np.abs(np.fft.rfft(wave)) ** 2
+    low_shares.append(power[:6_000].sum() / power.sum())  # below 2 kHz
+  # Power that grows with f and with f squared: a quarter and a quarter of a quarter of 8 kHz.
+  assert low_shares[:2] == pytest.approx([1 / 16, 1 / 64], rel=0.1) and low_shares[2] > 0.5
+  assert not {"blue", "violet"} & set(negatives.Negatives.noise_kinds)
 
 
 def test_unknown_and_doubled_unseen_sounds_are_one_sentence(config, tmp_path):
