@@ -67,6 +67,7 @@ def test_only_this_machine_is_served_unless_told_otherwise():
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_server_with_0_and_leaves_nothing(number):
+  pytest.importorskip("uvicorn", reason="the web page is optional: pip install -r requirements-web.txt")
   with subprocess.Popen(
     [sys.executable, "-c", SERVED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     cwd=Path(__file__).parents[3],
