@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from avs_jax import report
+from avs_jax.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,10 @@ def record_of_masks(folder: str) -> dict[str, Any]:
 
 def keep_other(workdir: str, record: Mapping[str, Any]) -> None:
   """Moves a scoreboard that is of another split, or of more or fewer clips, out of the way of the one to be written."""
-  board = report.read(workdir)
+  try:
+    board = report.read(workdir)
+  except InputError:  # a broken one is worth nothing, and what was just measured is
+    board = None
   before = (board or {}).get("record", {})
   names = ("split", "clips")
   if board is None or all(before.get(name) == record[name] for name in names):
