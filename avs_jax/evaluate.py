@@ -18,7 +18,7 @@ from avs_jax import mesh as meshes
 from avs_jax.counts import activity, likeliest
 from avs_jax.errors import InputError, make_folder
 from avs_jax.step import make_predict_step
-from avs_jax.types import Batch, Condition, Outputs
+from avs_jax.types import Batch, Outputs
 
 log = logging.getLogger(__name__)
 
@@ -210,15 +210,6 @@ def save_masks(folder: str, name: str, source: Any, clip: int, maps: np.ndarray,
   score.save_masks(folder, name, source.ids[clip], maps, kind=kind)
 
 
-def condition_of(name: str) -> Condition:
-  """The condition a config names. Raises `InputError` for another word."""
-  try:
-    return Condition[name.upper()]
-  except KeyError:
-    known = ", ".join(c.name.lower() for c in Condition)
-    raise InputError(f"eval.conditions: {name!r} is not a sound; choose from {known}.") from None
-
-
 def evaluate(config: Any, workdir: str, weights: str = "") -> dict[str, Any]:
   """Judges the best checkpoint of a run and writes scoreboard, manifest and pictures into its folder.
 
@@ -238,8 +229,6 @@ def evaluate(config: Any, workdir: str, weights: str = "") -> dict[str, Any]:
   from data_pipelines import sounds, sources
 
   limits.check_values(config)
-  for name in config.eval.conditions:
-    condition_of(name)
   if weights:
     refuse_run(workdir, f"the scoreboard of {weights}")
     model, variables = build_model(config), weights_of_file(config, weights)
@@ -361,7 +350,7 @@ def draw(config: Any, source: Any, seen: Mapping[str, Seen], workdir: str) -> No
   for index in range(min(config.eval.pictures, len(source))):
     clip = source.clip(index)
     shown = {name: seen[name].probabilities[index] for name in config.eval.conditions}
-    maps = {condition_of(name): each for name, each in shown.items()}
+    maps = {limits.condition_of(name): each for name, each in shown.items()}
     title = f"{clip.id}, {source.title}, {config.eval.split}"
     caption = f"{config.title or config.model.system}: {title}"
     path = os.path.join(folder, f"four_sounds_{index}")

@@ -5,6 +5,7 @@ from typing import Any
 
 from avs_jax import settings
 from avs_jax.errors import InputError
+from avs_jax.types import Condition
 
 # The least that settings may be which would otherwise end a run late, or by a sentence that names something else.
 LEAST = {
@@ -20,7 +21,7 @@ LEAST = {
 
 
 def check_values(config: Any) -> None:
-  """Refuses counts below `LEAST`, settings that are NaN, and sounds to be judged that are none or named twice.
+  """Refuses counts below `LEAST`, settings that are NaN, and sounds to be judged that are unknown, none or named twice.
 
   Raises:
     InputError: names the setting, its value and what it may be.
@@ -35,3 +36,14 @@ def check_values(config: Any) -> None:
   names = tuple(config.eval.conditions)
   if not names or len(set(names)) < len(names):
     raise InputError(f"eval.conditions={names} must name at least one sound, and none twice.")
+  for name in names:
+    condition_of(name)
+
+
+def condition_of(name: str) -> Condition:
+  """The condition a config names. Raises `InputError` for another word."""
+  try:
+    return Condition[name.upper()]
+  except KeyError:
+    known = ", ".join(c.name.lower() for c in Condition)
+    raise InputError(f"eval.conditions: {name!r} is not a sound; choose from {known}.") from None

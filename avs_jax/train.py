@@ -18,7 +18,7 @@ from avs_jax import mesh as meshes
 from avs_jax import optimizer as optimizers
 from avs_jax.checkpoint import Checkpoints
 from avs_jax.errors import InputError, make_folder
-from avs_jax.evaluate import condition_of, evaluate, judge, make_count, selection_metrics
+from avs_jax.evaluate import evaluate, judge, make_count, selection_metrics
 from avs_jax.logbook import Logbook
 from avs_jax.model import build_model, build_objective, frozen_parts, starting_variables
 from avs_jax.step import TrainState, make_predict_step, make_train_step
@@ -223,8 +223,6 @@ def check_settings(config: Any) -> None:
         PUBLISHED_BATCH,
         config.loss.matching_weight / times,
       )
-  for name in config.eval.conditions:
-    condition_of(name)
   known = selection_metrics(config.model.num_classes)
   if config.eval.metric not in known:
     raise InputError(

@@ -25,6 +25,10 @@ def changed(**changes):
     ({"model__width": 0}, r"model\.width=0 must be at least 1\."),
     ({"loss__bce": float("nan")}, r"loss\.bce=nan is no number"),
     ({"eval__conditions": ()}, r"eval\.conditions=\(\) must name at least one sound"),
+    (
+      {"eval__conditions": ("positive", "silent")},
+      r"eval\.conditions: 'silent' is not a sound; choose from positive",
+    ),
     ({"eval__conditions": ("noise", "noise")}, r"eval\.conditions=\('noise', 'noise'\) must .* none twice"),
   ],
 )
