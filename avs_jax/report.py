@@ -1,7 +1,7 @@
 """The scoreboard: one table over all sounds, and what its figures were measured with.
 
-`write` makes scoreboard.json, .md and .tex from {sound: figures}; `compare` sets several scoreboards side by
-side. A column bears the name of its metric's family (docs/metrics.md), never a bare "mIoU".
+`write` makes scoreboard.json, .md and .tex from {sound: figures}; comparison.py sets several side by side. A
+column bears the name of its metric's family (docs/metrics.md), never a bare "mIoU".
 """
 
 import datetime
@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from avs_jax import metrics, tables
-from avs_jax.caveats import mixed, warnings
+from avs_jax.caveats import warnings
 from avs_jax.errors import InputError, make_folder
 from avs_jax.metrics import NEGATIVES
 
@@ -280,12 +280,12 @@ def print_table(results: Mapping[str, Mapping[str, Any]], record: Mapping[str, A
   print(*filter(None, (_global_line(results), _own_line(results))), sep="\n", flush=True)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
   """JSON has no nan: it becomes null, numpy numbers become plain ones."""
   if isinstance(value, Mapping):
-    return {str(key): _finite(item) for key, item in value.items()}
+    return {str(key): finite(item) for key, item in value.items()}
   if isinstance(value, list | tuple):
-    return [_finite(item) for item in value]
+    return [finite(item) for item in value]
   if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
     value = value.item()
   return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -305,9 +305,9 @@ def write(
   Returns: {"json", "md", "tex": path}.
   """
   make_folder(folder)
-  results, record = with_global(_finite(results)), complete_record(record)
+  results, record = with_global(finite(results)), complete_record(record)
   record["warnings"] = warnings(record)
-  whole = _finite({"record": record, **results})
+  whole = finite({"record": record, **results})
   texts = {
     "json": json.dumps(whole, indent=1, default=str) + "\n",
     "md": markdown(results, record),
@@ -328,78 +328,3 @@ def read(folder: str) -> dict[str, Any] | None:
       return json.load(file)
   except ValueError as error:
     raise InputError(f"{path} is not whole ({error}); delete it and evaluate again.") from None
-
-
-def compare(
-  folder: str, scoreboards: Mapping[str, Any], *, show: bool = True, whole: bool = True
-) -> dict[str, str]:
-  """One row per run: own sound, active area under each negative sound, and the global scores.
-
-  Args:
-    scoreboards: {row's name: what `read` gives, or several, one a seed: their mean and standard deviation are shown}.
-
-    whole: keep the scoreboards themselves as JSON too; for those that no record holds elsewhere.
-
-  Returns: {"md", "tex", "json" if `whole`: path} of comparison.* in `folder`.
-
-  Raises: InputError where there is nothing to compare, or scoreboards are of different data.
-  """
-  boards = {name: [each] if isinstance(each, Mapping) else list(each) for name, each in scoreboards.items()}
-  every = [board for some in boards.values() for board in some]
-  if not every or not all(boards.values()):
-    raise InputError("there is no scoreboard to compare; evaluate at least one run first.")
-  measured = {
-    tuple(board.get("record", {}).get(key) for key in ("data_set", "split", "clips")): name
-    for name, some in boards.items()
-    for board in some
-  }
-  if len(measured) > 1:
-    listed = "; ".join(
-      f"{name}: {data} {split}, {clips} clips" for (data, split, clips), name in measured.items()
-    )
-    raise InputError(f"these scoreboards are of different data and cannot share a table ({listed}).")
-  is_binary = "iou_frame" in every[0].get("positive", {"iou_frame": 0})
-  own = ("iou_frame", "f_max_batch20", "f_at_half") if is_binary else ("iou_class_frame", "f_class_frame")
-  header = ["run", *(f"own {name}" for name in own), *(f"fpr {ROW_NAMES[name]}" for name in NEGATIVES)]
-  globals_ = ("g_iou", "g_f", "g_fpr", "g_f_at_half") if is_binary else ("g_iou", "g_f", "g_fpr")
-  header += [*globals_, "seed", "weights"]
-  columns = [
-    *(("positive", figure) for figure in own),
-    *((sound, "fpr") for sound in NEGATIVES),
-    *(("global", figure) for figure in globals_),
-  ]
-  rows = []
-  for name, some in boards.items():
-    records = [board.get("record", {}) for board in some]
-    rows.append([
-      name.replace("_", " "),
-      *(tables.spread(over_seeds(some, *column)) for column in columns),
-      ", ".join(str(record.get("seed", "–")) for record in records),
-      ", ".join(str(record.get("weights_digest", "–"))[:12] for record in records),
-    ])  # fmt: skip
-  record = every[0].get("record", {})
-  note = "Own sound: higher is better; fpr and g_fpr: lower is better; the other g: higher is better."
-  if len(every) > len(boards):
-    note += " Mean ± standard deviation (n - 1) over the seeds."
-  lines = [f"# Comparison on {record.get('data_set', 'a data set not named')}", ""]
-  every_record = [board.get("record", {}) for board in every]
-  said = list(dict.fromkeys(sentence for each in every_record for sentence in warnings(each)))
-  said += mixed(every_record)
-  for sentence in said:
-    lines += [f"**{sentence}**", ""]
-  text = "\n".join([*lines, *tables.markdown(header, rows), "", note]) + "\n"
-  if show:
-    print(text, flush=True)
-  os.makedirs(folder, exist_ok=True)
-  texts = {
-    "md": text,
-    "tex": tables.latex(header, rows, f"{' '.join(said) or record.get('data_set', '')} {note}"),
-  }
-  if whole:
-    texts["json"] = json.dumps(_finite(scoreboards), indent=1, default=str) + "\n"
-  return {kind: tables.save(os.path.join(folder, f"comparison.{kind}"), text) for kind, text in texts.items()}
-
-
-def over_seeds(scoreboards: Sequence[Mapping[str, Any]], sound: str, figure: str) -> list[float | None]:
-  """One figure of each scoreboard; `sound` may be "global", for the G figures."""
-  return [with_global(board).get(sound, {}).get(figure) for board in scoreboards]

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from avs_jax import limits, report, settings
+from avs_jax import comparison, limits, report, settings
 from avs_jax.checkpoint import Checkpoints
 from avs_jax.errors import InputError, make_folder
 
@@ -112,7 +112,7 @@ def _side_by_side(config: Any, workdir: str, results: dict[str, dict]) -> dict[s
   from avs_jax import visualize
 
   if jax.process_index() == 0:
-    report.compare(workdir, results)
+    comparison.write(workdir, results)
     data_set = next(iter(results.values()))["record"]["data_set"]
     visualize.compared(
       os.path.join(workdir, "comparison.png"),

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from avs_jax import frontier, report, tables
+from avs_jax import comparison, frontier, tables
 from avs_jax.errors import InputError
 from experiments.paper_rows import PaperRow
 from experiments.records import runs_table
@@ -368,13 +368,13 @@ def write(folder: str, study: Study, table: Table, records: Records, command: st
 
 
 def write_summary(folder: str, study: Study, records: Records, command: str) -> str:
-  """Writes comparison.* over all rows (`report.compare`), and runs.md: what was run, on what, for how long."""
+  """Writes comparison.* over all rows (avs_jax/comparison.py), and runs.md: what was run, on what, for how long."""
   boards = {
     name: [{**r["figures"], "global": r["global"], "record": r} for r in some]
     for name, some in records.items()
   }
   if boards:
-    report.compare(folder, boards, show=False, whole=False)
+    comparison.write(folder, boards, show=False, whole=False)
   names = [row.name for row in study.rows]
   text = [f"# {study.title}", "", *runs_table(names, records), "", f"    {command}", ""]
   return tables.save(os.path.join(folder, "runs.md"), "\n".join(text))

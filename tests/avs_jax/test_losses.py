@@ -292,18 +292,6 @@ def test_half_precision_outputs_are_summed_in_float32():
     np.testing.assert_allclose(value, wide, rtol=1e-6)
 
 
-@pytest.mark.parametrize("size", [(7, 5), (3, 4)])
-def test_pooling_to_a_stage_that_does_not_divide_the_frame_covers_every_pixel(size):
-  x = np.random.default_rng(6).standard_normal((1, 1, 16, 18)).astype(np.float32)
-  got = losses._pool(jnp.asarray(x), size, "avg")
-  for i in range(size[0]):
-    for j in range(size[1]):
-      rows = slice(i * 16 // size[0], -(-(i + 1) * 16 // size[0]))
-      columns = slice(j * 18 // size[1], -(-(j + 1) * 18 // size[1]))
-      block = x[0, 0, rows, columns]
-      np.testing.assert_allclose(got[0, 0, i, j], block.mean(), rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.parametrize(
   ("config", "words"),
   [

@@ -1,35 +1,14 @@
 """The scoreboard: what it shows, that it is whole, that a stand-in's name cannot be missed."""
 
 import json
-import statistics
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from avs_jax import metrics, report, tables
+from avs_jax import comparison, metrics, report, tables
 from avs_jax.errors import InputError
-
-RECORD = {
-  "title": "robust run", "data_set": "generated multi-source clips (stand-in)", "is_stand_in": True,
-  "split": "test", "clips": 3, "config": {"model": {"system": "avsbench"}}, "weights_digest": "abc123def456ffff",
-  "seed": 7,
-}  # fmt: skip
-
-
-def figures(seed: int, loud: bool = True) -> dict:
-  rng = np.random.default_rng(seed)
-  masks = np.random.default_rng(0).random((3, 5, 8, 8)) > 0.7
-  logits = rng.standard_normal((3, 5, 8, 8)).astype(np.float32) + (2 * masks if loud else -4)
-  tally = metrics.Tally()
-  counts = metrics.frame_counts(logits.reshape(15, 8, 8), masks.reshape(15, 8, 8))
-  tally.add(counts, np.arange(3), np.ones((3, 5), bool))
-  return metrics.summarise(tally)
-
-
-def four(seed: int = 0) -> dict:
-  names = ("positive", "silence", "noise", "offscreen")
-  return {name: figures(i + 10 * seed, name == "positive") for i, name in enumerate(names)}
+from tests.avs_jax.scoreboards import RECORD, figures, four
 
 
 def test_the_scoreboard_is_written_three_ways_and_read_back(tmp_path, capsys):
@@ -155,63 +134,6 @@ def test_latex_escapes_what_would_break_it():
   assert text.count("\\begin{") == text.count("\\end{") == 2
 
 
-def test_runs_stand_side_by_side(tmp_path, capsys):
-  boards = {}
-  for name in ("positives_only", "robust"):
-    report.write(str(tmp_path / name), four(), {**RECORD, "title": name}, show=False)
-    boards[name] = report.read(str(tmp_path / name))
-  paths = report.compare(str(tmp_path), boards)
-  text = Path(paths["md"]).read_text()
-  assert text in capsys.readouterr().out
-  assert "| positives only |" in text and "| robust |" in text and "STAND-IN" in text
-  assert "own iou_frame" in text and "fpr silence" in text and "g_iou" in text
-  assert "STAND-IN" in Path(paths["tex"]).read_text()
-  assert set(json.loads(Path(paths["json"]).read_text())) == set(boards)
-
-
-def test_several_seeds_of_a_run_become_mean_and_deviation(tmp_path):
-  boards = []
-  for seed in range(3):
-    report.write(str(tmp_path / str(seed)), four(seed), {**RECORD, "seed": seed}, show=False)
-    boards.append(report.read(str(tmp_path / str(seed))))
-  paths = report.compare(str(tmp_path), {"robust": boards, "one": boards[0]}, show=False)
-  text = Path(paths["md"]).read_text()
-  header = [cell.strip() for cell in text.split("| run |")[1].splitlines()[0].split("|")]
-  row = [cell.strip() for cell in text.split("| robust |")[1].splitlines()[0].split("|")]
-  shown = dict(zip(header, row, strict=True))
-  for name, values in {
-    "own iou_frame": report.over_seeds(boards, "positive", "iou_frame"),
-    "fpr noise": report.over_seeds(boards, "noise", "fpr"),
-    "g_iou": report.over_seeds(boards, "global", "g_iou"),
-  }.items():
-    assert shown[name] == f"{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f}"
-  assert shown["seed"] == "0, 1, 2" and "Mean ± standard deviation" in text
-  assert text.split("| one |")[1].splitlines()[0].count("±") == 0
-  assert r"$\pm$" in Path(paths["tex"]).read_text()
-  with pytest.raises(InputError, match="no scoreboard to compare"):
-    report.compare(str(tmp_path), {"robust": []})
-
-
-def test_runs_on_different_data_cannot_share_a_table(tmp_path):
-  other = {"record": {**RECORD, "data_set": "S4"}, **four()}
-  with pytest.raises(InputError, match="different data"):
-    report.compare(str(tmp_path), {"a": {"record": RECORD, **four()}, "b": other})
-  with pytest.raises(InputError, match="no scoreboard to compare"):
-    report.compare(str(tmp_path), {})
-
-
-def test_runs_judged_at_other_sizes_or_under_other_sounds_are_told_apart(tmp_path):
-  def text(*records):
-    boards = {str(k): {"record": {**RECORD, **record}, **four()} for k, record in enumerate(records)}
-    return Path(report.compare(str(tmp_path), boards, show=False)["md"]).read_text()
-
-  drawn, published = ({"negatives": said, "size": 224} for said in ("drawn here", "published files"))
-  assert "SEVERAL" not in text(drawn, drawn, {})
-  assert "SEVERAL SOUNDS: negative sounds are drawn here and published files" in text(drawn, published)
-  before = {"config": {"data": {"size": 512}}}  # as scoreboards were that did not name the size
-  assert "SEVERAL SIZES: masks are judged at 224, 512 px" in text(drawn, before)
-
-
 def test_a_missing_scoreboard_is_none_and_a_broken_one_is_named(tmp_path):
   assert report.read(str(tmp_path)) is None
   (tmp_path / "scoreboard.json").write_text('{"positive": ')
@@ -244,9 +166,12 @@ def test_negatives_that_their_format_gives_away_are_said_in_every_form(tmp_path,
   for text in (capsys.readouterr().out, *(Path(paths[kind]).read_text() for kind in ("md", "tex", "json"))):
     assert "TELL-TALE FORMAT" in text and "by their format alone" in text
     assert "UNKNOWN OBJECTS" in text and "STAND-IN" not in text
-  kept = report.read(str(tmp_path))["record"]
-  assert [sentence.split(":")[0] for sentence in kept["warnings"]] == ["TELL-TALE FORMAT", "UNKNOWN OBJECTS"]
-  table = report.compare(str(tmp_path), {"a": report.read(str(tmp_path))}, show=False)
+  kept = report.read(str(tmp_path))
+  assert [sentence.split(":")[0] for sentence in kept["record"]["warnings"]] == [
+    "TELL-TALE FORMAT",
+    "UNKNOWN OBJECTS",
+  ]
+  table = comparison.write(str(tmp_path), {"a": kept}, show=False)
   assert Path(table["md"]).read_text().count("TELL-TALE FORMAT") == 1
   (gated,) = report.warnings({"config": {"debias": {"gate": True}}})
   assert gated.startswith("GATED: ") and "debias.gate=True" in gated
