@@ -1,6 +1,7 @@
 """Small programs timed in turn, so that a busy machine is busy for all of them, and the page that says so."""
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -26,7 +27,8 @@ def cpu_seconds() -> float:
 
 
 def peak_memory() -> float:
-  """Largest resident size of this process so far, bytes; not of what it was before it became this program."""
+  """Largest resident size of this process so far, or since `forget_peak`, in bytes; not of what it was before it
+  became this program."""
   try:
     with open("/proc/self/status") as file:
       (line,) = [line for line in file if line.startswith("VmHWM")]
@@ -34,6 +36,12 @@ def peak_memory() -> float:
   except OSError:  # not Linux
     scale = 1 if sys.platform == "darwin" else 1024
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale)
+
+
+def forget_peak() -> None:
+  """Lets `peak_memory` begin anew at the present size, where the system can (Linux)."""
+  with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+    file.write("5")
 
 
 def measure(programs: Mapping[str, Any], arguments: Sequence[Any], repeats: int) -> Figures:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import types
 
 import jax
@@ -75,3 +76,12 @@ def test_the_peak_counts_what_this_process_has_held():
   before = in_turn.peak_memory()
   held = np.ones(100_000_000, np.uint8)
   assert in_turn.peak_memory() >= max(before, 100e6) and held[-1] == 1
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the system cannot forget a peak")
+def test_a_forgotten_peak_is_that_of_what_is_held_now():
+  held = np.ones(200_000_000, np.uint8)
+  before = in_turn.peak_memory()
+  del held
+  in_turn.forget_peak()
+  assert in_turn.peak_memory() <= before - 150e6

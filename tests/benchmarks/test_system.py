@@ -51,7 +51,7 @@ def test_the_page_gives_rates_of_the_measured_seconds():
   part = {
     "trace_s": 1.0, "compile_s": 2.0, "flop": 8e9, "temporary_bytes": 3e9, "argument_bytes": 1.0, "seconds": 4.0,
     "plain_flop_per_s": 8e9, "best": 3.0, "peak_rss_bytes": 5e9, "compile_cpu_s": 3.5, "operations": 1500,
-    "instructions": 2000,
+    "instructions": 2000, "running_rss_bytes": 4e9,
   }  # fmt: skip
   figures = {
     "start_s": 0.5, "parameters": 1234567, "trainable": 1000, "inference": part,
@@ -69,6 +69,7 @@ def test_the_page_gives_rates_of_the_measured_seconds():
     "| inference: time | 2.000 s a clip (best 1.500) |",
     "| inference: rate | 0.500 clips/s, 2.0 GFLOP/s |",
     "| inference: share of a plain 3x3 convolution | 25% of 8.0 GFLOP/s measured in turn |",
+    "| inference: memory | peak 5.00 GB resident until compiled, 4.00 GB from then on; program's temporaries 3.00 GB |",
     "| training: rate | 0.250 clips/s, 1.0 GFLOP/s |",
     "| waiting for data | 2.1% of the time of 3 training steps |",
     "| data pipeline alone | 10.0 clips/s (a stand-in), 40 times what the training step takes |",
@@ -89,9 +90,8 @@ def test_a_small_configuration_is_measured_whole():
     figures = system.measure(config, 1, 1)
   assert 0 < figures["trainable"] <= figures["parameters"]
   for name in ("inference", "training"):
-    assert all(
-      figures[name][key] > 0 for key in ("seconds", "compile_s", "compile_cpu_s", "flop", "peak_rss_bytes")
-    )
+    known = ("seconds", "compile_s", "compile_cpu_s", "flop", "peak_rss_bytes", "running_rss_bytes")
+    assert all(figures[name][key] > 0 for key in known)
     assert figures[name]["operations"] > 0 and figures[name]["instructions"] > 0
   assert 0 < figures["waiting_share"] < 1 and figures["feed_clips_per_s"] > 0
   assert figures["training"]["flop"] > figures["inference"]["flop"]
