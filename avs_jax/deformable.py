@@ -37,27 +37,21 @@ def _split(value: Float[Array, "N S M d"], sizes: Sizes) -> list[Float[Array, "N
   return maps
 
 
-def _corner(
-  places: Float[Array, "N q M P 2"], rows: int, cols: int
-) -> tuple[Int[Array, "N q M P"], Int[Array, "N q M P"], Float[Array, "N q M P 4"]]:
-  """Row and column of the upper left neighbour, and the bilinear weights of the four, row by row.
-
-  A neighbour outside is not yet dropped; points more than a cell outside are moved to just outside.
-  """
+def _cells(places: Float[Array, "N q M P 2"], rows: int, cols: int) -> Float[Array, "N q M P 2"]:
+  """Places in cells, (x, y) from the centre of the top left one; none further than a cell or so outside."""
   x = jnp.clip(places[..., 0] * cols - 0.5, -2.0, cols + 1.0)
   y = jnp.clip(places[..., 1] * rows - 0.5, -2.0, rows + 1.0)
-  left, top = jnp.floor(x), jnp.floor(y)
-  right_part, low_part = x - left, y - top
-  weights = jnp.stack(
-    [
-      (1 - low_part) * (1 - right_part),
-      (1 - low_part) * right_part,
-      low_part * (1 - right_part),
-      low_part * right_part,
-    ],
-    axis=-1,
-  )
-  return top.astype(jnp.int32), left.astype(jnp.int32), weights
+  return jnp.stack([x, y], axis=-1)
+
+
+def _corners(x: Float[Array, "*N"], y: Float[Array, "*N"]) -> Float[Array, "*N 4"]:
+  """Bilinear weights of the four neighbours, row by row, of a point x right of and y below the upper left one.
+
+  Do not take x and y from a floor in the same compiled program: it may be computed twice, once with a fused multiply
+  and add and once without. A point on a cell's centre, where offsets begin, then has the cell of one and the weights
+  of the other. The samplers' loops keep the two together: what goes into a loop is computed once.
+  """
+  return jnp.stack([(1 - y) * (1 - x), (1 - y) * x, y * (1 - x), y * x], axis=-1)
 
 
 def sample_plain(
@@ -73,21 +67,28 @@ def sample_plain(
     places: see the geometry above.
     weights: of each point of each level.
   """
-  total = jnp.zeros((*places.shape[:3], value.shape[-1]), jnp.float32)
   count, queries, heads = places.shape[:3]
+  levels = []
   for level, (cells, (rows, cols)) in enumerate(zip(_split(value, sizes), sizes, strict=True)):
     flat = cells.reshape(*cells.shape[:2], rows * cols, -1)  # [N, M, h*w, d]
-    top, left, corners = _corner(places[:, :, :, level], rows, cols)
-    for neighbour in range(4):
-      row, col = top + neighbour // 2, left + neighbour % 2
+    place = _cells(places[:, :, :, level], rows, cols)
+    levels.append((flat, place, jnp.floor(place).astype(jnp.int32), weights[:, :, :, level]))
+
+  def add(total: Array, neighbour: Array) -> tuple[Array, None]:
+    for (flat, place, corner, weight), (rows, cols) in zip(levels, sizes, strict=True):
+      col, row = corner[..., 0] + neighbour % 2, corner[..., 1] + neighbour // 2
       inside = (row >= 0) & (row < rows) & (col >= 0) & (col < cols)
       index = jnp.clip(row, 0, rows - 1) * cols + jnp.clip(col, 0, cols - 1)  # [N, q, M, P]
       index = index.transpose(0, 2, 1, 3).reshape(count, heads, -1)  # [N, M, q*P]
       seen = jnp.take_along_axis(flat, index[..., None], axis=2, mode="clip")  # [N, M, q*P, d]
       seen = seen.reshape(count, heads, queries, -1, flat.shape[-1]).transpose(0, 2, 1, 3, 4)
-      share = jnp.where(inside, corners[..., neighbour] * weights[:, :, :, level], 0)  # [N, q, M, P]
+      four = _corners(place[..., 0] - corner[..., 0], place[..., 1] - corner[..., 1])
+      share = jnp.where(inside, jnp.take(four, neighbour, axis=-1) * weight, 0)  # [N, q, M, P]
       total += (seen * share[..., None]).sum(3)  # [N, q, M, d]
-  return total.astype(value.dtype)
+    return total, None
+
+  empty = jnp.zeros((*places.shape[:3], value.shape[-1]), jnp.float32)
+  return jax.lax.scan(add, empty, jnp.arange(4))[0].astype(value.dtype)
 
 
 def _pack(cells: Float[Array, "N M h w d"]) -> Float[Array, "M N R 4*d"]:
@@ -103,14 +104,22 @@ def _pack(cells: Float[Array, "N M h w d"]) -> Float[Array, "M N R 4*d"]:
   return quad.reshape(*quad.shape[:2], -1, quad.shape[-1]).swapaxes(0, 1)
 
 
-@functools.partial(jax.checkpoint, prevent_cse=False)  # the loop over heads keeps the two passes apart
-def _sample_head(
-  levels: list[tuple[Float[Array, "N _R _E"], Int[Array, "N _K"], Float[Array, "N q _F"]]],
-) -> Float[Array, "N q d"]:
+Level = tuple[
+  Float[Array, "N _R _E"], Int[Array, "N _K"], Float[Array, "N q _P 2"], Float[Array, "N q _P"]
+]  # of one head: packed cells, row of each point, places in cells, weights
+
+
+@functools.partial(
+  jax.checkpoint, prevent_cse=False, static_argnums=(1,)
+)  # the loop keeps the two passes apart
+def _sample_head(levels: list[Level], sizes: Sizes) -> Float[Array, "N q d"]:
   """Samples of one head, summed over levels, points and neighbours, in float32."""
   total = jnp.float32(0)
-  for table, index, share in levels:
+  for (table, index, place, weight), (_, cols) in zip(levels, sizes, strict=True):
     seen = jnp.take_along_axis(table, index[..., None], axis=1, mode="clip")  # [N, q*P, 4*d]
+    row, col = (each.reshape(weight.shape) - 1 for each in jnp.divmod(index, cols + 1))  # [N, q, P]
+    share = _corners(place[..., 0] - col, place[..., 1] - row) * weight[..., None]  # [N, q, P, 4]
+    share = share.reshape(*share.shape[:2], -1)  # [N, q, P*4]
     seen = seen.reshape(*share.shape, -1)  # [N, q, P*4, d]
     # A product and a sum, not a matrix product: they fuse with the gather.
     total += (seen * share[..., None]).sum(2)  # [N, q, d]
@@ -132,15 +141,15 @@ def sample_packed(
   count, queries, heads, _, points = weights.shape
   levels = []
   for level, (cells, (rows, cols)) in enumerate(zip(_split(value, sizes), sizes, strict=True)):
-    top, left, corners = _corner(places[:, :, :, level], rows, cols)
+    place = _cells(places[:, :, :, level], rows, cols)  # [N, q, M, P, 2]
+    left, top = jnp.moveaxis(jnp.floor(place).astype(jnp.int32), -1, 0)
     near = (top >= -1) & (top < rows) & (left >= -1) & (left < cols)  # else all four neighbours are outside
     row, col = jnp.clip(top + 1, 0, rows), jnp.clip(left + 1, 0, cols)
     index = row * (cols + 1) + col  # [N, q, M, P]
     index = index.transpose(2, 0, 1, 3).reshape(heads, count, queries * points)  # [M, N, q*P]
-    share = jnp.where(near[..., None], corners * weights[:, :, :, level, :, None], 0)  # [N, q, M, P, 4]
-    share = share.transpose(2, 0, 1, 3, 4).reshape(heads, count, queries, points * 4)  # [M, N, q, P*4]
-    levels.append((_pack(cells), index, share))
-  out = jax.lax.map(_sample_head, levels)  # [M, N, q, d]
+    weight = jnp.where(near, weights[:, :, :, level], 0).transpose(2, 0, 1, 3)  # [M, N, q, P]
+    levels.append((_pack(cells), index, place.transpose(2, 0, 1, 3, 4), weight))
+  out = jax.lax.map(lambda head: _sample_head(head, sizes), levels)  # [M, N, q, d]
   return out.transpose(1, 2, 0, 3).astype(value.dtype)
 
 

@@ -12,8 +12,15 @@ from flax import traverse_util
 from avs_jax.deformable import FORMS, MSDeformAttn
 from avs_jax.errors import InputError
 from avs_jax.initialise import initialise
+from tests.conftest import JAXLIB
 
 FORM = pytest.mark.parametrize("form", FORMS)
+# The compiler's own defaults, which tests/conftest.py changes.
+AS_USERS_HAVE_IT = {"xla_backend_optimization_level": 3}
+if JAXLIB < (0, 11):
+  AS_USERS_HAVE_IT["xla_cpu_use_fusion_emitters"] = True
+if JAXLIB < (0, 12):
+  AS_USERS_HAVE_IT["xla_cpu_parallel_codegen_split_count"] = 32
 
 
 def sample(form, maps, places, weights=None):
@@ -245,3 +252,28 @@ def test_every_published_output_is_reproduced(golden, rule, form):
     rule.check(module.apply(variables, *call), kept[name])
   rule.check(module.apply(variables, query, method="offsets"), kept["sampling_offsets"])
   rule.check(module.apply(variables, query, method="weigh"), kept["attention_weights"])
+
+
+@FORM
+@pytest.mark.parametrize(
+  "sizes", [((7, 7), (14, 14), (28, 28)), ((5, 9), (10, 18), (20, 36)), ((16, 16), (32, 32))]
+)
+def test_points_on_the_centres_of_cells_are_the_same_however_the_program_is_compiled(form, sizes):
+  # Offsets begin as whole cells: rounding decides which of two cells is the upper left one, and weights must agree.
+  cells = sum(rows * cols for rows, cols in sizes)
+  rng = np.random.default_rng(cells)
+  centres = [
+    np.stack(np.meshgrid((np.arange(cols) + 0.5) / cols, (np.arange(rows) + 0.5) / rows), -1).reshape(-1, 2)
+    for rows, cols in sizes
+  ]
+  reference = np.concatenate(centres).astype(np.float32).reshape(1, -1, 1, 2).repeat(len(sizes), 2)
+  query, value, reference = map(
+    jnp.asarray, (*rng.standard_normal((2, 1, cells, 32)).astype(np.float32), reference)
+  )
+  module = MSDeformAttn(32, levels=len(sizes), form=form)
+  variables = module.init(jax.random.key(0), query, reference, value, sizes)
+  by_hand = module.apply(variables, query, reference, value, sizes)
+  lowered = jax.jit(lambda *given: module.apply(variables, *given, sizes)).lower(query, reference, value)
+  for options in ({}, AS_USERS_HAVE_IT):
+    compiled = lowered.compile(compiler_options=options)(query, reference, value)
+    np.testing.assert_allclose(compiled, by_hand, atol=1e-4)
