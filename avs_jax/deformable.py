@@ -38,20 +38,16 @@ def _split(value: Float[Array, "N S M d"], sizes: Sizes) -> list[Float[Array, "N
 
 
 def _cells(places: Float[Array, "N q M P 2"], rows: int, cols: int) -> Float[Array, "N q M P 2"]:
-  """Places in cells, (x, y) from the centre of the top left one; none further than a cell or so outside."""
+  """Places in cells, (x, y) from the centre of the top left one; none further than a cell or so outside.
+
+  Do not take a point's neighbour and its weights from here in one compiled program: the place may be computed twice,
+  once with a fused multiply and add and once without. A point on a cell's centre, where offsets begin, then has the
+  neighbour of one and the weights of the other. Both samplers take weights inside a loop, whose inputs are computed
+  once.
+  """
   x = jnp.clip(places[..., 0] * cols - 0.5, -2.0, cols + 1.0)
   y = jnp.clip(places[..., 1] * rows - 0.5, -2.0, rows + 1.0)
   return jnp.stack([x, y], axis=-1)
-
-
-def _corners(x: Float[Array, "*N"], y: Float[Array, "*N"]) -> Float[Array, "*N 4"]:
-  """Bilinear weights of the four neighbours, row by row, of a point x right of and y below the upper left one.
-
-  Do not take x and y from a floor in the same compiled program: it may be computed twice, once with a fused multiply
-  and add and once without. A point on a cell's centre, where offsets begin, then has the cell of one and the weights
-  of the other. The samplers' loops keep the two together: what goes into a loop is computed once.
-  """
-  return jnp.stack([(1 - y) * (1 - x), (1 - y) * x, y * (1 - x), y * x], axis=-1)
 
 
 def sample_plain(
@@ -75,15 +71,17 @@ def sample_plain(
     levels.append((flat, place, jnp.floor(place).astype(jnp.int32), weights[:, :, :, level]))
 
   def add(total: Array, neighbour: Array) -> tuple[Array, None]:
+    right, down = neighbour % 2, neighbour // 2
     for (flat, place, corner, weight), (rows, cols) in zip(levels, sizes, strict=True):
-      col, row = corner[..., 0] + neighbour % 2, corner[..., 1] + neighbour // 2
+      col, row = corner[..., 0] + right, corner[..., 1] + down
       inside = (row >= 0) & (row < rows) & (col >= 0) & (col < cols)
       index = jnp.clip(row, 0, rows - 1) * cols + jnp.clip(col, 0, cols - 1)  # [N, q, M, P]
       index = index.transpose(0, 2, 1, 3).reshape(count, heads, -1)  # [N, M, q*P]
       seen = jnp.take_along_axis(flat, index[..., None], axis=2, mode="clip")  # [N, M, q*P, d]
       seen = seen.reshape(count, heads, queries, -1, flat.shape[-1]).transpose(0, 2, 1, 3, 4)
-      four = _corners(place[..., 0] - corner[..., 0], place[..., 1] - corner[..., 1])
-      share = jnp.where(inside, jnp.take(four, neighbour, axis=-1) * weight, 0)  # [N, q, M, P]
+      x, y = jnp.moveaxis(place - corner, -1, 0)
+      share = jnp.where(right, x, 1 - x) * jnp.where(down, y, 1 - y)
+      share = jnp.where(inside, share * weight, 0)  # [N, q, M, P]
       total += (seen * share[..., None]).sum(3)  # [N, q, M, d]
     return total, None
 
@@ -104,22 +102,21 @@ def _pack(cells: Float[Array, "N M h w d"]) -> Float[Array, "M N R 4*d"]:
   return quad.reshape(*quad.shape[:2], -1, quad.shape[-1]).swapaxes(0, 1)
 
 
-Level = tuple[
-  Float[Array, "N _R _E"], Int[Array, "N _K"], Float[Array, "N q _P 2"], Float[Array, "N q _P"]
-]  # of one head: packed cells, row of each point, places in cells, weights
+# Of one head: packed cells, each point's row of them, places in cells, weights.
+Level = tuple[Float[Array, "N _R _E"], Int[Array, "N _K"], Float[Array, "N q _P 2"], Float[Array, "N q _P"]]
 
 
-@functools.partial(
-  jax.checkpoint, prevent_cse=False, static_argnums=(1,)
-)  # the loop keeps the two passes apart
+# The loop over heads keeps the two passes apart.
+@functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(1,))
 def _sample_head(levels: list[Level], sizes: Sizes) -> Float[Array, "N q d"]:
   """Samples of one head, summed over levels, points and neighbours, in float32."""
   total = jnp.float32(0)
   for (table, index, place, weight), (_, cols) in zip(levels, sizes, strict=True):
     seen = jnp.take_along_axis(table, index[..., None], axis=1, mode="clip")  # [N, q*P, 4*d]
     row, col = (each.reshape(weight.shape) - 1 for each in jnp.divmod(index, cols + 1))  # [N, q, P]
-    share = _corners(place[..., 0] - col, place[..., 1] - row) * weight[..., None]  # [N, q, P, 4]
-    share = share.reshape(*share.shape[:2], -1)  # [N, q, P*4]
+    x, y = place[..., 0] - col, place[..., 1] - row
+    share = jnp.stack([(1 - y) * (1 - x), (1 - y) * x, y * (1 - x), y * x], axis=-1) * weight[..., None]
+    share = share.reshape(*weight.shape[:2], -1)  # [N, q, P*4]
     seen = seen.reshape(*share.shape, -1)  # [N, q, P*4, d]
     # A product and a sum, not a matrix product: they fuse with the gather.
     total += (seen * share[..., None]).sum(2)  # [N, q, d]

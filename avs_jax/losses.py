@@ -2,7 +2,7 @@
 
 Every loss is float32, takes logits (never probabilities), and weighs frames by `annotated & present`. All
 reductions are plain sums and means, so a batch sharded over a mesh gives the value of the whole batch.
-`objective(weights)` composes them and those of matching_losses.py, alignment.py and set_losses.py; the papers'
+`objective(weights)` composes them and those of audio_visual_matching.py, alignment.py and set_losses.py; the papers'
 weights are in configs/.
 """
 
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar, Shaped
 
-from avs_jax import alignment, matching_losses, set_losses
+from avs_jax import alignment, audio_visual_matching, set_losses
 from avs_jax.class_losses import class_dice, class_iou
 from avs_jax.errors import InputError, check_choice
 from avs_jax.types import AnyArray, Batch, Outputs
@@ -211,10 +211,10 @@ def _mix_part(outputs: Outputs, batch: Batch) -> Array:
 
 def _matching_part(outputs: Outputs, batch: Batch, chosen: Mapping[str, Any]) -> Array:
   if chosen["matching"] == "cosine":
-    return matching_losses.masked_cosine(outputs, presence(batch), pooling=chosen["matching_pooling"])
+    return audio_visual_matching.masked_cosine(outputs, presence(batch), pooling=chosen["matching_pooling"])
   keys = ("normalise", "threshold", "pooling", "target")
   options = {key: chosen[f"matching_{key}"] for key in keys}
-  return matching_losses.matching(
+  return audio_visual_matching.matching(
     outputs, presence(batch), frame_weight(batch), form=chosen["matching"], **options
   )
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from avs_jax.deformable import sample_plain
 from avs_jax.layers import resize_bilinear
 from avs_jax.matching import assign
 from avs_jax.types import Batch, Outputs
@@ -82,19 +83,8 @@ def sample_points(maps: Float[Array, "N h w C"], points: Float[Array, "N P 2"]) 
   The centre of the top-left cell is (0.5 / w, 0.5 / h).
   """
   count, rows, cols, channels = maps.shape
-  flat = maps.reshape(count, rows * cols, channels)
-  place = points * jnp.asarray([cols, rows], jnp.float32).reshape(1, 1, 2) - 0.5
-  low = jnp.floor(place)
-  part = place - low
-  total = jnp.zeros((*points.shape[:2], channels), maps.dtype)
-  for down in (0, 1):
-    for right in (0, 1):
-      col, row = low[..., 0].astype(jnp.int32) + right, low[..., 1].astype(jnp.int32) + down
-      inside = (col >= 0) & (col < cols) & (row >= 0) & (row < rows)
-      index = jnp.clip(row, 0, rows - 1) * cols + jnp.clip(col, 0, cols - 1)  # [N, P]
-      share = jnp.abs(1 - right - part[..., 0]) * jnp.abs(1 - down - part[..., 1]) * inside
-      total += jnp.take_along_axis(flat, index[..., None], axis=1, mode="clip") * share[..., None]
-  return total
+  value, places = maps.reshape(count, -1, 1, channels), points[:, :, None, None, None]  # one head, one level
+  return sample_plain(value, ((rows, cols),), places, jnp.ones(places.shape[:-1]))[:, :, 0]
 
 
 def pair_costs(

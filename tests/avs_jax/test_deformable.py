@@ -255,10 +255,11 @@ def test_every_published_output_is_reproduced(golden, rule, form):
 
 
 @FORM
+@pytest.mark.parametrize("heads", [1, 8])
 @pytest.mark.parametrize(
   "sizes", [((7, 7), (14, 14), (28, 28)), ((5, 9), (10, 18), (20, 36)), ((16, 16), (32, 32))]
 )
-def test_points_on_the_centres_of_cells_are_the_same_however_the_program_is_compiled(form, sizes):
+def test_points_on_the_centres_of_cells_are_the_same_however_the_program_is_compiled(form, heads, sizes):
   # Offsets begin as whole cells: rounding decides which of two cells is the upper left one, and weights must agree.
   cells = sum(rows * cols for rows, cols in sizes)
   rng = np.random.default_rng(cells)
@@ -270,10 +271,10 @@ def test_points_on_the_centres_of_cells_are_the_same_however_the_program_is_comp
   query, value, reference = map(
     jnp.asarray, (*rng.standard_normal((2, 1, cells, 32)).astype(np.float32), reference)
   )
-  module = MSDeformAttn(32, levels=len(sizes), form=form)
+  module = MSDeformAttn(32, levels=len(sizes), heads=heads, form=form)
   variables = module.init(jax.random.key(0), query, reference, value, sizes)
-  by_hand = module.apply(variables, query, reference, value, sizes)
+  step_by_step = module.apply(variables, query, reference, value, sizes)
   lowered = jax.jit(lambda *given: module.apply(variables, *given, sizes)).lower(query, reference, value)
   for options in ({}, AS_USERS_HAVE_IT):
     compiled = lowered.compile(compiler_options=options)(query, reference, value)
-    np.testing.assert_allclose(compiled, by_hand, atol=1e-4)
+    np.testing.assert_allclose(compiled, step_by_step, atol=1e-4)

@@ -7,10 +7,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs import tiny
 from data_pipelines import audio, transforms
 
 SIZE = 24
 RNG = np.random.default_rng(0)
+
+
+@pytest.fixture
+def config():
+  """Four clips of five seconds to be judged."""
+  config = tiny.get_config()
+  with config.unlocked():
+    config.data.clips.test, config.data.seconds, config.eval.batch = 4, 5, 2
+  return config
 
 
 def png(path, pixels) -> None:

@@ -4,16 +4,7 @@ import numpy as np
 import pytest
 
 from avs_jax.errors import InputError
-from configs import tiny
 from data_pipelines import audio, sounds, sources
-
-
-@pytest.fixture
-def config():
-  config = tiny.get_config()
-  with config.unlocked():
-    config.data.clips.test, config.data.seconds, config.eval.batch = 4, 5, 2
-  return config
 
 
 def test_noise_is_mixed_into_the_clips_own_sound_over_its_whole_length(config):

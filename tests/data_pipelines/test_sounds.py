@@ -10,20 +10,11 @@ from scipy.io import wavfile
 from avs_jax.errors import InputError
 from avs_jax.provenance import run_record
 from avs_jax.train import train
-from configs import tiny
 from data_pipelines import audio, loader, negatives, sounds, sources
 from data_pipelines.generated import Generated
 from data_pipelines.layout import write_layout
 from data_pipelines.real_media import DEFAULT_CLASSES
 from data_pipelines.synthesis import UNSEEN, synthesize_unseen
-
-
-@pytest.fixture
-def config():
-  config = tiny.get_config()
-  with config.unlocked():
-    config.data.clips.test, config.data.seconds, config.eval.batch = 4, 5, 2
-  return config
 
 
 @pytest.fixture
