@@ -9,14 +9,13 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.export
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 
 from avs_jax import bundle, encoders, report
@@ -27,7 +26,7 @@ from avs_jax.evaluate import is_run, weights_of_file, weights_to_judge
 from avs_jax.logbook import TRAINING_DATA
 from avs_jax.model import build_model, check_weights
 from avs_jax.predict import class_names
-from avs_jax.types import SAMPLE_RATE_HZ, Stereo
+from avs_jax.types import SAMPLE_RATE_HZ, Stereo, unchecked
 from avs_jax.weight_origin import title
 
 PROGRAM, WEIGHTS, CARD = "model.jaxexport", "model.safetensors", "README.md"
@@ -194,17 +193,6 @@ def lower(
       if isinstance(error, TypeError) and "_DimExpr" not in str(error):  # the symbol is not to blame
         raise
     return jax.export.export(jax.jit(in_turn), platforms=PLATFORMS)(**specs), IN_TURN
-
-
-@contextlib.contextmanager
-def unchecked() -> Iterator[None]:
-  """A batch that is a symbol is no `int`: where annotations are checked, they are not while it is traced."""
-  before = jaxtyping.config.jaxtyping_disable
-  jaxtyping.config.update("jaxtyping_disable", True)
-  try:
-    yield
-  finally:
-    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 def describe(

@@ -1,8 +1,10 @@
 """The two compiled programs: one optimiser step, and the prediction for one batch."""
 
+import contextlib
+import ctypes
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import flax.linen as nn
 import flax.struct
@@ -14,9 +16,41 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from avs_jax import optimizer as optimizers
 from avs_jax.errors import InputError
 from avs_jax.systems.system import innermost
-from avs_jax.types import Batch, Outputs, Stereo
+from avs_jax.types import Batch, Outputs, Stereo, unchecked
 
 Objective = Callable[[Outputs, Batch], tuple[jax.Array, dict[str, jax.Array]]]
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
+
+
+class Program(Generic[Given, Made]):
+  """A jitted function whose first call compiles, gives back the memory that took, and only then runs.
+
+  Attributes:
+    jitted: the function itself, to trace or to lower.
+  """
+
+  def __init__(self, jitted: Any) -> None:
+    self.jitted = jitted
+    self._is_compiled = False
+
+  def __call__(self, *args: Given.args, **kwargs: Given.kwargs) -> Made:
+    if not self._is_compiled:
+      traced = self.jitted.trace(*args, **kwargs)
+      with unchecked():
+        traced.lower().compile()  # kept: the call below finds it
+      give_back_freed_memory()
+      self._is_compiled = True
+    return self.jitted(*args, **kwargs)
+
+
+def give_back_freed_memory() -> None:
+  """Gives memory that was freed back to the system, where the C library can (glibc).
+
+  It keeps most of what a compiler used in small pieces. A process would then need that and what the program needs.
+  """
+  with contextlib.suppress(OSError, AttributeError):
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 @flax.struct.dataclass
@@ -145,8 +179,8 @@ def make_train_step(
   pieces: int,
   mesh: Mesh,
   state_sharding: Any,
-) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
-  """A jitted `step(state, batch, key) -> (state, figures)`; the state's memory is reused.
+) -> Program[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
+  """A program `step(state, batch, key) -> (state, figures)`; the state's memory is reused.
 
   Figures: `loss`, its parts, and global norms of gradient, update and trainable parameters.
   Gradients exist only for parameters that learn.
@@ -180,16 +214,18 @@ def make_train_step(
 
   replicated = NamedSharding(mesh, PartitionSpec())
   by_clip = NamedSharding(mesh, PartitionSpec("data"))
-  return jax.jit(
-    step,
-    in_shardings=(state_sharding, by_clip, replicated),
-    out_shardings=(state_sharding, replicated),
-    donate_argnums=0,
+  return Program(
+    jax.jit(
+      step,
+      in_shardings=(state_sharding, by_clip, replicated),
+      out_shardings=(state_sharding, replicated),
+      donate_argnums=0,
+    )
   )
 
 
-def make_predict_step(model: nn.Module, mesh: Mesh) -> Callable[[Mapping[str, Any], Batch], Outputs]:
-  """A jitted `predict(variables, batch) -> Outputs` holding what is judged or drawn: masks, and what explains them."""
+def make_predict_step(model: nn.Module, mesh: Mesh) -> Program[[Mapping[str, Any], Batch], Outputs]:
+  """A program `predict(variables, batch) -> Outputs` holding what is judged or drawn: masks, and what explains them."""
   kept = ("logits", "ungated", "similarity", "uncertainty", "groups", "group_agreement")
 
   def predict(variables: Mapping[str, Any], batch: Batch) -> Outputs:
@@ -198,4 +234,4 @@ def make_predict_step(model: nn.Module, mesh: Mesh) -> Callable[[Mapping[str, An
 
   replicated = NamedSharding(mesh, PartitionSpec())
   by_clip = NamedSharding(mesh, PartitionSpec("data"))
-  return jax.jit(predict, in_shardings=(replicated, by_clip), out_shardings=by_clip)
+  return Program(jax.jit(predict, in_shardings=(replicated, by_clip), out_shardings=by_clip))

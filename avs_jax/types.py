@@ -5,10 +5,13 @@ D model width, A audio width, N tokens, Q queries, K classes, L levels, M heads,
 a map or groups of cells, G categories.
 """
 
+import contextlib
+from collections.abc import Iterator
 from enum import IntEnum
 from typing import Any
 
 import flax.struct
+import jaxtyping
 from jaxtyping import Array, Bool, Float, Int, Int32, UInt8, UInt32
 from numpy import ndarray
 
@@ -129,3 +132,14 @@ class Outputs:
   group_agreement: Float[AnyArray, "B T P"] | None = None
   ungated: Float[AnyArray, "B T H W K"] | None = None
   biased: Any = None
+
+
+@contextlib.contextmanager
+def unchecked() -> Iterator[None]:
+  """Annotations are not checked in here: lowering fills batches with shapes, exporting gives sizes as symbols."""
+  before = jaxtyping.config.jaxtyping_disable
+  jaxtyping.config.update("jaxtyping_disable", True)
+  try:
+    yield
+  finally:
+    jaxtyping.config.update("jaxtyping_disable", before)

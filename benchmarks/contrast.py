@@ -49,7 +49,7 @@ def programs(config: Any, clips: int) -> tuple[dict[str, Callable[[], Any]], dic
   state = jax.device_put(state, sharding)
   batch = meshes.put_batch(mesh, example_batch(config, clips))
   key = jax.device_put(jax.random.key(0), meshes.replicated(mesh))
-  predict, judged = compiled(make_predict_step(model, mesh), state.variables, batch)
+  predict, judged = compiled(make_predict_step(model, mesh).jitted, state.variables, batch)
   step, trained = compiled(
     make_train_step(
       model,
@@ -59,7 +59,7 @@ def programs(config: Any, clips: int) -> tuple[dict[str, Callable[[], Any]], dic
       pieces=1,
       mesh=mesh,
       state_sharding=sharding,
-    ),
+    ).jitted,
     state,
     batch,
     key,

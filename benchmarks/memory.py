@@ -20,11 +20,11 @@ from jax.extend import core
 
 from avs_jax import mesh as meshes
 from avs_jax import optimizer as optimizers
-from avs_jax.export import unchecked
 from avs_jax.initialise import abstract_variables
 from avs_jax.model import build_model, build_objective, example_inputs, frozen_parts
 from avs_jax.step import TrainState, make_train_step
 from avs_jax.train import check_settings
+from avs_jax.types import unchecked
 from benchmarks.start import start
 from benchmarks.system import example_batch
 
@@ -104,13 +104,13 @@ def count(config: Any, clips: int, *, compiles: bool = False) -> dict[str, float
     state_sharding=meshes.weight_sharding(mesh, state),
   )
   batch = example_batch(config, clips)
-  traced = train_step.trace(state, batch, jax.eval_shape(lambda: jax.random.key(0)))
+  traced = train_step.jitted.trace(state, batch, jax.eval_shape(lambda: jax.random.key(0)))
   arguments = sum(nbytes(leaf) for leaf in jax.tree.leaves((state, batch)))
   temporary = alive(traced.jaxpr.jaxpr)
   found = {"arguments": arguments, "temporary": temporary, "total": arguments + temporary}
   if compiles:
     begin = time.perf_counter()
-    with unchecked():  # lowering fills batches with shapes in place of arrays
+    with unchecked():
       lowered = traced.lower()
     memory: Any = lowered.compile().memory_analysis()
     found["compiled_temporary"] = float(memory.temp_size_in_bytes)

@@ -274,7 +274,12 @@ def test_points_on_the_centres_of_cells_are_the_same_however_the_program_is_comp
   module = MSDeformAttn(32, levels=len(sizes), heads=heads, form=form)
   variables = module.init(jax.random.key(0), query, reference, value, sizes)
   step_by_step = module.apply(variables, query, reference, value, sizes)
-  given = variables, query, reference, value  # weights too: XLA on CPU may misread constants that are all zero
+  given = (
+    variables,
+    query,
+    reference,
+    value,
+  )  # weights too: XLA on CPU may misread constants that are all zero
   lowered = jax.jit(lambda *given: module.apply(*given, sizes)).lower(*given)
   for options in ({}, AS_USERS_HAVE_IT):
     compiled = lowered.compile(compiler_options=options)(*given)

@@ -1,5 +1,8 @@
 """One step: saving memory changes nothing, what is frozen stays, and half precision stays near."""
 
+import ctypes
+import resource
+
 import jax
 import numpy as np
 import optax
@@ -7,6 +10,7 @@ import pytest
 
 from avs_jax import mesh as meshes
 from avs_jax import optimizer as optimizers
+from avs_jax import step as steps
 from avs_jax.initialise import initialise
 from avs_jax.model import build_model, build_objective, example_inputs
 from avs_jax.step import TrainState, make_predict_step, make_train_step
@@ -164,3 +168,33 @@ def test_an_encoder_of_samples_gets_the_sound_itself(one_step):
   # A tenth of the way from 0 to the mean decibels, which for sounds in [-1, 1] lie around -40 in each band.
   moved = after.batch_stats["audio_encoder"]["bn0"]["mean"]
   assert (moved < -1).all() and (moved > -10).all()
+
+
+def test_a_program_is_compiled_once_and_what_that_freed_is_given_back_before_it_runs(monkeypatch, caplog):
+  order = []
+  monkeypatch.setattr(steps, "give_back_freed_memory", lambda: order.append("given back"))
+  function = jax.jit(lambda x: jax.debug.callback(lambda: order.append("runs")) or x + 1)
+  program = steps.Program(function)
+  for _ in range(2):
+    np.testing.assert_array_equal(jax.block_until_ready(program(np.arange(3))), [1, 2, 3])
+    jax.effects_barrier()
+  assert order == ["given back", "runs", "runs"]
+  with jax.log_compiles():
+    steps.Program(jax.jit(lambda x: x * 3 + 1))(np.arange(5.0))
+  assert caplog.text.count("Finished XLA compilation") == 1
+
+
+def test_freed_memory_goes_back_to_the_system():
+  if not hasattr(ctypes.CDLL(None), "malloc_trim"):
+    pytest.skip("this C library gives memory back by itself, or never")
+
+  def resident() -> int:
+    with open("/proc/self/statm") as file:
+      return int(file.read().split()[1]) * resource.getpagesize()
+
+  pieces = [b"x" * 60_000 for _ in range(4000)]  # 240 MB, below the size that has a mapping of its own
+  last = b"x" * 60_000
+  del pieces
+  before = resident()
+  steps.give_back_freed_memory()
+  assert len(last) == 60_000 and before - resident() > 100e6

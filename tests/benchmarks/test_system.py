@@ -5,8 +5,8 @@ import types
 import numpy as np
 import pytest
 
-from avs_jax.export import unchecked
 from avs_jax.report import commit
+from avs_jax.types import unchecked
 from benchmarks import system
 from configs import tiny
 
@@ -86,7 +86,7 @@ def test_a_small_configuration_is_measured_whole():
     config.model.width = 8
     config.model.tpavi_stages = ()
     config.schedule.batch = 2
-  with unchecked():  # lowering fills batches with shapes in place of arrays
+  with unchecked():
     figures = system.measure(config, 1, 1)
   assert 0 < figures["trainable"] <= figures["parameters"]
   for name in ("inference", "training"):
