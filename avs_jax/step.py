@@ -24,7 +24,7 @@ Made = TypeVar("Made")
 
 
 class Program(Generic[Given, Made]):
-  """A jitted function whose first call compiles, gives back the memory that took, and only then runs.
+  """A jitted function whose first call compiles, gives back what memory that freed, and only then runs.
 
   Attributes:
     jitted: the function itself, to trace or to lower.
@@ -49,7 +49,7 @@ def give_back_freed_memory() -> None:
 
   It keeps most of what a compiler used in small pieces. A process would then need that and what the program needs.
   """
-  with contextlib.suppress(OSError, AttributeError):
+  with contextlib.suppress(OSError, AttributeError, TypeError):  # other systems; TypeError: Windows
     ctypes.CDLL(None).malloc_trim(0)
 
 

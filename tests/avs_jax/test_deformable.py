@@ -279,7 +279,7 @@ def test_points_on_the_centres_of_cells_are_the_same_however_the_program_is_comp
     query,
     reference,
     value,
-  )  # weights too: XLA on CPU may misread constants that are all zero
+  )  # weights too: as constants of zeros, XLA on CPU may misread them
   lowered = jax.jit(lambda *given: module.apply(*given, sizes)).lower(*given)
   for options in ({}, AS_USERS_HAVE_IT):
     compiled = lowered.compile(compiler_options=options)(*given)
