@@ -56,7 +56,7 @@ def sample_plain(
   places: Float[Array, "N q M L P 2"],
   weights: Float[Array, "N q M L P"],
 ) -> Float[Array, "N q M d"]:
-  """Weighted sum of bilinear samples, by one gather for each of the four neighbours: for few points, tests and benchmarks.
+  """Weighted sum of bilinear samples, one gather for each of four neighbours: for few points, tests, benchmarks.
 
   Args:
     value: cells of all levels, row by row, levels one after the other.
