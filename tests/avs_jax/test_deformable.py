@@ -274,12 +274,8 @@ def test_points_on_the_centres_of_cells_are_the_same_however_the_program_is_comp
   module = MSDeformAttn(32, levels=len(sizes), heads=heads, form=form)
   variables = module.init(jax.random.key(0), query, reference, value, sizes)
   step_by_step = module.apply(variables, query, reference, value, sizes)
-  given = (
-    variables,
-    query,
-    reference,
-    value,
-  )  # weights too: as constants of zeros, XLA on CPU may misread them
+  # Weights are given too: as constants of zeros, XLA on CPU may misread them.
+  given = variables, query, reference, value
   lowered = jax.jit(lambda *given: module.apply(*given, sizes)).lower(*given)
   for options in ({}, AS_USERS_HAVE_IT):
     compiled = lowered.compile(compiler_options=options)(*given)
