@@ -241,7 +241,7 @@ def evaluate(config: Any, workdir: str, weights: str = "") -> dict[str, Any]:
   source = sources.build(config, config.eval.split, limit=config.eval.test_clips)
   sounds.check_evaluation(config, source)
   make_folder(workdir)
-  mesh = meshes.make_mesh(config.eval.batch)
+  mesh = meshes.make_mesh(config.eval.batch, setting="eval.batch")
   log.info("evaluating %d clips of %s under %s", len(source), source.title, ", ".join(sounds.names(config)))
   seen = four_sounds(config, model, variables, source, mesh, workdir)
   results = {name: each.figures for name, each in seen.items()}

@@ -66,7 +66,11 @@ def export(
   exported, batching = lower(model, variables, input_specs(config))
   settings = portable(json.loads(config.to_json_best_effort()))
   if weights:
-    card = {**describe(config, variables, None), **told_of(weights)}
+    card = describe(config, variables, None)
+    before = told_of(weights)
+    if before.pop("weights_digest", None) != card["weights_digest"]:
+      before["scoreboard_is_of_these_weights"] = False  # rounded now
+    card |= before
   else:
     published = "" if is_run(workdir) else config.init.system
     card = describe(config, variables, report.read(workdir), published=published, workdir=workdir)
@@ -97,7 +101,8 @@ def told_of(weights: str) -> dict[str, Any]:
     "commit",
   )
   card = bundle.load(weights)[2]
-  return {key: card[key] for key in (*kept, "scoreboard_is_of_these_weights") if key in card}
+  kept = (*kept, "scoreboard_is_of_these_weights", "weights_digest")
+  return {key: card[key] for key in kept if key in card}
 
 
 def portable(settings: dict[str, Any]) -> dict[str, Any]:
@@ -105,6 +110,11 @@ def portable(settings: dict[str, Any]) -> dict[str, Any]:
   settings["data"]["media_cache"] = settings["warmup"]["folder"] = ""
   settings["data"]["root"] = "$AVS_DATA_ROOT" if settings["data"]["root"] else ""
   settings["init"] = {key: title(path) if path else "" for key, path in settings["init"].items()}
+  for section, key in (("debias", "contrast_run"), ("marks", "weights"), ("marks", "folder")):
+    path = settings[section][key]
+    settings[section][key] = title(path) if path else ""
+  for sounds, key in ((settings["eval"], "unseen"), (settings["eval"]["noise_mix"], "kind")):
+    sounds[key] = [os.path.basename(name) for name in sounds[key]]  # some may be .wav files
   return settings
 
 

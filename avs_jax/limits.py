@@ -42,8 +42,7 @@ def check_values(config: Any) -> None:
 
 def condition_of(name: str) -> Condition:
   """The condition a config names. Raises `InputError` for another word."""
-  try:
-    return Condition[name.upper()]
-  except KeyError:
-    known = ", ".join(c.name.lower() for c in Condition)
-    raise InputError(f"eval.conditions: {name!r} is not a sound; choose from {known}.") from None
+  known = {condition.name.lower(): condition for condition in Condition}
+  if name not in known:
+    raise InputError(f"eval.conditions: {name!r} is not a sound; choose from {', '.join(known)}.")
+  return known[name]

@@ -96,8 +96,7 @@ class Logbook:
       return
     write_config(self.config, self.workdir)
     rows = [json.dumps(row) + "\n" for row in self.rows() if row["step"] <= step]
-    with open(os.path.join(self.workdir, "metrics.jsonl"), "w") as file:
-      file.writelines(rows)
+    tables.save(os.path.join(self.workdir, "metrics.jsonl"), "".join(rows))
 
   def rows(self) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl; a last one that a kill cut short is left out."""
@@ -174,8 +173,8 @@ class Logbook:
 
 def write_config(config: Any, workdir: str) -> None:
   """config.json, from which `--mode=eval --workdir=…` knows everything."""
-  with open(os.path.join(workdir, "config.json"), "w") as file:
-    json.dump(json.loads(config.to_json_best_effort()), file, indent=2)
+  settings = json.loads(config.to_json_best_effort())
+  tables.save(os.path.join(workdir, "config.json"), json.dumps(settings, indent=2))
 
 
 def training_data(source: Any) -> str:

@@ -14,15 +14,19 @@ from avs_jax.errors import InputError
 _SHARD_FROM = 1 << 16
 
 
-def make_mesh(batch: int, model: int = 1, devices: list | None = None) -> Mesh:
+def make_mesh(
+  batch: int, model: int = 1, devices: list | None = None, *, setting: str = "schedule.batch"
+) -> Mesh:
   """A mesh with axes `data` and `model` over as many devices as the global batch can be dealt to.
 
   Args:
     batch: global batch size in clips; the `data` axis is the largest device count that divides it.
     model: devices that share one copy of the weights.
+    setting: what the batch is called in the config.
 
   Raises:
-    InputError: `model` does not divide the number of devices, or that of one host's.
+    InputError: `model` does not divide the number of devices, or that of one host's; or several hosts' devices do
+      not divide the batch.
   """
   devices = by_host(jax.devices() if devices is None else devices)
   if len(devices) % model:
@@ -37,7 +41,9 @@ def make_mesh(batch: int, model: int = 1, devices: list | None = None) -> Mesh:
     while batch % data:
       data -= 1
   elif batch % data:
-    raise InputError(f"schedule.batch={batch} must be a multiple of {data} devices on several hosts.")
+    raise InputError(
+      f"{setting}: {batch} clips at a time must be a multiple of {data} devices on several hosts."
+    )
   used = np.asarray(devices[: data * model]).reshape(data, model)
   return Mesh(used, ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto))
 

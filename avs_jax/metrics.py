@@ -198,7 +198,8 @@ def summarise(tally: Tally) -> dict[str, float | int | None]:
     iou_dataset: sum of intersections over sum of unions; f_max_dataset: `f_max_batch` of all frames at once.
     f_at_half: mean over frames with an object of F of p > 0.5.
     fpr: mean share of active pixels; iou_frame_empty: of the others, i.e. IoU against the empty mask.
-    iou_frame_floor, f_max_batch20_floor, f_max_dataset_floor: what an all-empty prediction gets.
+    iou_frame_floor, f_max_batch20_floor, f_max_dataset_floor: what an all-empty prediction gets;
+    f_max_batch20_ceiling: what a perfect one gets, the share of runs that hold an object.
     quiet_frames: share of frames without any active pixel; frames, clips: how many were counted.
 
   Raises: InputError where no frame has a mask.
@@ -235,6 +236,7 @@ def summarise(tally: Tally) -> dict[str, float | int | None]:
     "quiet_frames": _mean(counts.active == 0),
     "iou_frame_floor": _mean(~met),
     "f_max_batch20_floor": _mean([value or 0.0 for value in floors]),
+    "f_max_batch20_ceiling": _mean([value is not None for value in groups]),
     "f_max_dataset_floor": _mean(curves[met, 0]),
     "frames": len(keys),
     "clips": len(set(keys[:, 0].tolist())),

@@ -235,6 +235,8 @@ class Predictions:
     expected = (*shape, self.num_classes) if kind == "logits" and self.num_classes > 1 else shape
     if values.shape != expected:
       raise InputError(_size_sentence(path, values.shape, expected))
+    if values.dtype.kind not in "buif":
+      raise InputError(f"{path}: {kind} are of type {values.dtype}; write whole or floating-point numbers.")
     if not np.isfinite(values).all():
       raise InputError(
         f"{path}: {kind} hold values that are not finite numbers; correct the program that wrote it."
@@ -261,6 +263,11 @@ def _check_range(folder: str, brightest: float) -> None:
 
 def _size_sentence(path: str, got: tuple[int, ...], expected: tuple[int, ...]) -> str:
   sizes = " x ".join(map(str, got)), " x ".join(map(str, expected))
+  if len(got) == len(expected) and got[1:] == expected[1:]:
+    return (
+      f"{path}: is {sizes[0]}, but the data set's masks are {sizes[1]}; give {expected[0]} seconds, those of padding"
+      " too (they are not scored)."
+    )
   return (
     f"{path}: is {sizes[0]}, but the data set's masks are {sizes[1]}; resize the predictions to that size."
   )
@@ -270,6 +277,10 @@ def _checked_labels(path: str, values: np.ndarray, num_classes: int) -> np.ndarr
   if num_classes == 1:
     raise InputError(
       f"{path}: holds class labels, but this data set's masks are binary; give masks or probabilities."
+    )
+  if (values != np.rint(values)).any():
+    raise InputError(
+      f"{path}: labels are not whole numbers; write the class of each pixel, or probabilities."
     )
   if values.min() < 0 or values.max() >= num_classes:
     raise InputError(
@@ -318,6 +329,11 @@ def score(
     raise InputError(
       f"{predictions_dir}: {len(absent)} of {len(source.ids)} clips of {source.title} have no prediction "
       f"({each}); add them, or allow missing clips to score the rest."
+    )
+  if len(absent) == len(source.ids):
+    raise InputError(
+      f"{predictions_dir}: no clip of {source.title} has a prediction under every sound, so there is nothing to score;"
+      f" files are named by clip, the first is {source.ids[0]}."
     )
   tallies = {name: metrics.Tally() for name in found}
   left_out = set(absent)  # in every condition, so that all rows speak of the same clips

@@ -63,7 +63,12 @@ def train_until(stop: StopFlag, config: Any, workdir: str) -> TrainState:
   settings.refuse_other(config, workdir)
   make_folder(workdir)
   book = Logbook(workdir, config)
-  mesh = meshes.make_mesh(config.schedule.batch // config.schedule.accumulate, config.mesh.model)
+  mesh = meshes.make_mesh(
+    config.schedule.batch // config.schedule.accumulate,
+    config.mesh.model,
+    setting="schedule.batch / schedule.accumulate",
+  )
+  judge_mesh = meshes.make_mesh(config.eval.batch, setting="eval.batch")
 
   # --- data
   from data_pipelines import feed, sounds, sources
@@ -113,7 +118,6 @@ def train_until(stop: StopFlag, config: Any, workdir: str) -> TrainState:
     mesh=mesh,
     state_sharding=sharding,
   )
-  judge_mesh = meshes.make_mesh(config.eval.batch)
   predict, count = make_predict_step(model, judge_mesh), make_count(judge_mesh)
   book.start(mesh, steps, steps_per_epoch, learns, stays, source)
   del variables, learns, stays  # the starting weights, which the state holds too
@@ -209,6 +213,12 @@ def check_settings(config: Any) -> None:
     raise InputError(
       f"debias.mismatch={config.debias.mismatch} holds each sound against the other pictures of its batch, and"
       " schedule.batch=1 leaves none; make the batch larger, or set debias.mismatch=0."
+    )
+  if config.optimizer.weight_decay and config.optimizer.name in ("adam", "sgd"):
+    log.warning(
+      "optimizer.weight_decay=%g does nothing: optimizer.name=%s decays no weights, adamw and adamw_all do",
+      config.optimizer.weight_decay,
+      config.optimizer.name,
     )
   if config.loss.matching != "none" and not config.loss.matching_weight:
     log.warning("loss.matching=%s does nothing: loss.matching_weight is 0", config.loss.matching)

@@ -212,6 +212,8 @@ def ingredients(config: Any, source: Any) -> dict[str, Any]:
     "front_end": chosen["negatives"]["front_end"],
     "multipliers": chosen["optimizer"]["multipliers"],
   }
+  if chosen["data"]["audio"] != "auto":  # else left out, so that results keep the names they have
+    found["audio"] = chosen["data"]["audio"]
   return json.loads(json.dumps(found, sort_keys=True))
 
 
@@ -241,7 +243,7 @@ def _train(
   """
   from data_pipelines import feed
 
-  mesh = meshes.make_mesh(config.warmup.batch)
+  mesh = meshes.make_mesh(config.warmup.batch, setting="warmup.batch")
   whole = meshes.replicated(mesh)
   recogniser = build_recogniser(config, len(source.categories) + 2)
   frames, sound = example_inputs(config)

@@ -12,7 +12,7 @@ import grain
 import numpy as np
 
 from avs_jax.errors import InputError
-from data_pipelines.clips import Source
+from data_pipelines.clips import PAIR, Source
 
 SINGLE, SEVERAL = "v1s", "v1m"  # parts of a stand-in: clips of one object, and of more
 
@@ -67,8 +67,14 @@ def parts_of(source: Source) -> tuple[str, ...]:
   if known:
     return tuple(known[: len(source)])
   if source.is_stand_in:
-    return tuple(SINGLE if len(source.objects(i)) == 1 else SEVERAL for i in range(len(source)))
+    return tuple(SINGLE if _is_lone(source, i) else SEVERAL for i in range(len(source)))
   raise InputError(
     f"data.curriculum: {source.title} does not say which part its clips are of; AVSS does (a copy that was packed"
     " by an earlier version has to be packed again). Set data.curriculum=() to shuffle all clips together."
   )
+
+
+def _is_lone(source: Source, index: int) -> bool:
+  """Whether the clip shows one object; two of a kind have one category."""
+  kinds = getattr(source, "kinds", None)
+  return len(source.objects(index)) == 1 and (kinds is None or PAIR not in kinds(index))

@@ -16,8 +16,15 @@ from data_pipelines.noising import TONES, Augment, Noising
 
 # Noise of a training pair: its own seed, so that the sounds of an evaluation never depend on training.
 _TRAINING_STREAM = 1
+_PROBED = 8  # clips whose sound is asked for before it is said that there are none; a few may be broken
 _DECOY_STREAM = 1_000_000  # and the decoys theirs, or they would be the pair's own noise
-_OF_SOUNDS = ("gain_db", "equaliser_db", "shift_s", "reverberation")  # what `augment` does to samples
+_OF_SOUNDS = (
+  "gain_db",
+  "equaliser_db",
+  "shift_s",
+  "pitch",
+  "reverberation",
+)  # what `augment` does to samples
 
 
 def noise_recordings(config: Any, *, training: bool) -> dict[str, np.ndarray]:
@@ -112,13 +119,18 @@ def _check_sounds(config: Any, source: Source) -> None:
     **{f"augment.{name}": changes is not None and getattr(changes, name) > 0 for name in _OF_SOUNDS},
   }
   settings = [name for name, is_set in asked.items() if is_set]
-  if settings and len(source):
+  if not settings:
+    return
+  for index in range(min(len(source), _PROBED)):
     try:
-      source.sound(0)
+      source.sound(index)
+      return
     except InputError as error:
-      raise InputError(
-        f"{', '.join(settings)}: the sounds themselves are needed to train so: {error}"
-      ) from None
+      reason = error
+  if len(source):
+    raise InputError(
+      f"{', '.join(settings)}: the sounds themselves are needed to train so: {reason}"
+    ) from None
 
 
 def training_negatives(config: Any) -> negatives.Negatives | None:
@@ -131,6 +143,11 @@ def decoys(config: Any) -> negatives.Negatives | None:
   if not config.debias.decoys:
     return None
   pairs = negative_pairs(config, training=True)
+  if not pairs.silence + pairs.noise:
+    raise InputError(
+      f"debias.decoys={config.debias.decoys}: decoys are silence and noise in the shares of negatives.silence and"
+      " negatives.noise, and both are 0; raise one of them, or set debias.decoys=0."
+    )
   return dataclasses.replace(pairs, fraction=1.0, offscreen=0.0, seed=pairs.seed + _DECOY_STREAM)
 
 

@@ -263,6 +263,9 @@ class Augment:
         f"augment: crop={self.crop} must lie in (0, 1], pitch={self.pitch} in [0, 0.5) and"
         f" reverberation={self.reverberation} in [0, 1]."
       )
+    for name in ("gain_db", "equaliser_db", "shift_s"):
+      if not 0 <= getattr(self, name) < np.inf:
+        raise InputError(f"augment.{name}={getattr(self, name)} must be a number from 0; it goes either way.")
     if not (0 <= self.mask_bands <= BANDS and 0 <= self.mask_frames <= FRAMES):
       raise InputError(
         f"augment: mask_bands={self.mask_bands} must lie in [0, {BANDS}] and mask_frames={self.mask_frames} in"
@@ -314,7 +317,7 @@ class Augment:
       frames, masks = frames[:, :, ::-1], masks[:, :, ::-1]
     if self.crop < 1:
       size = masks.shape[1:]
-      height, width = (round(side * rng.uniform(self.crop, 1)) for side in size)
+      height, width = (max(1, round(side * rng.uniform(self.crop, 1))) for side in size)
       top, left = int(rng.integers(size[0] - height + 1)), int(rng.integers(size[1] - width + 1))
       window = (slice(None), slice(top, top + height), slice(left, left + width))
       frames = transforms.resize_frames(frames[window], size)

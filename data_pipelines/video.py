@@ -194,14 +194,17 @@ def seconds(
     InputError: `start` lies beyond the last picture.
   """
   heard = sound_seconds(footage, start, end, stereo=stereo)
-  stream = (p for p in footage.pictures(start) if end is None or p.time_s < end)
-  now, ahead = None, next(stream, None)
-  if ahead is None or ahead.time_s + ahead.duration_s <= start:
+  stream, limit = footage.pictures(start), math.inf if end is None else end
+  first, second = next(stream, None), next(stream, None)
+  # A picture lasts until the next one, whatever its file says: of a variable rate Matroska gives the mean duration.
+  if first is None or (second is None and first.time_s + first.duration_s <= start):
     raise InputError(f"{footage.path}: start={start:g} s lies beyond its last picture; give an earlier one.")
+  stream = (picture for picture in itertools.chain((first, second), stream) if picture is not None)
+  now, ahead = None, next(stream, None)
   for k in itertools.count():
     begin, middle = start + k, now
     chosen, frames = [], []
-    while ahead is not None and ahead.time_s < begin + 1:
+    while ahead is not None and ahead.time_s < min(begin + 1, limit):
       now = ahead
       if middle is None or now.time_s <= begin + 0.5:
         middle = now
@@ -213,7 +216,7 @@ def seconds(
       chosen.append(middle.time_s)
       frames.append(fit(middle.read()))
     times = (begin,) if every == "second" else tuple(max(t, begin) for t in chosen)
-    last = math.inf if ahead is not None else min(now.time_s + now.duration_s, end or math.inf)
+    last = min(math.inf if ahead is not None else now.time_s + now.duration_s, limit)
     yield Second(begin, min(begin + 1, last), times, tuple(chosen), tuple(frames), next(heard))
     if last <= begin + 1 + 1e-3:
       return

@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from avs_jax import tables
 from avs_jax.errors import InputError
 from avs_jax.logbook import duration
 from experiments import figures, page, records
@@ -137,9 +138,7 @@ class _Clock:
 
   def __exit__(self, *error: object) -> None:
     self.total += time.monotonic() - self.begin
-    os.makedirs(os.path.dirname(self.path), exist_ok=True)
-    with open(self.path, "w") as file:
-      json.dump({"seconds": self.total}, file)
+    tables.save(self.path, json.dumps({"seconds": self.total}))
 
 
 def similarities_before(run: Run) -> dict[str, Any] | None:

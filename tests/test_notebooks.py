@@ -47,7 +47,9 @@ def one_device(monkeypatch):
   from avs_jax import mesh
 
   make_mesh = mesh.make_mesh
-  monkeypatch.setattr(mesh, "make_mesh", lambda batch, model=1: make_mesh(batch, model, jax.devices()[:1]))
+  monkeypatch.setattr(
+    mesh, "make_mesh", lambda batch, model=1, **_: make_mesh(batch, model, jax.devices()[:1])
+  )
 
 
 def run(path: Path, settings: dict) -> dict:

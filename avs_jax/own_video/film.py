@@ -122,6 +122,7 @@ class Film:
         self.container.mux(self.tracks[track].encode(piece))
 
   def __exit__(self, kind: Any, *_: Any) -> None:
+    is_whole = False
     try:
       if kind is None:
         for number, track in enumerate(self.tracks):
@@ -130,13 +131,14 @@ class Film:
           with self._explained():
             self.container.mux(track.encode(None))
         self._mux(None)
-    finally:
-      with contextlib.suppress(Exception) if kind is not None else self._explained():
-        self.container.close()
-      if kind is None:
         with self._explained():
+          self.container.close()
           os.replace(self.partial, self.path)
-      else:
+        is_whole = True
+    finally:
+      if not is_whole:
+        with contextlib.suppress(Exception):
+          self.container.close()
         self.partial.unlink(missing_ok=True)
 
   @contextlib.contextmanager

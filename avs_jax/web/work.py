@@ -121,9 +121,14 @@ class Work:
       raise InputError(
         f"{ask['name']} is {width} x {height} pixels; at most 3840 x 2160 are taken here: scale it down."
       )
-    if footage.duration_s and footage.duration_s > self.limits.seconds + 1:
+    most_s, lasts = self.limits.seconds + 1, f"{footage.duration_s or 0:.0f} s"
+    too_long = (footage.duration_s or 0) > most_s
+    if footage.duration_s is None:  # a recording that was never closed does not say
+      too_long = any(picture.time_s > most_s for picture in footage.pictures(most_s))
+      lasts = f"more than {most_s:g} s"
+    if too_long:
       raise InputError(
-        f"{ask['name']} lasts {footage.duration_s:.0f} s; at most {self.limits.seconds:g} s are taken here: cut"
+        f"{ask['name']} lasts {lasts}; at most {self.limits.seconds:g} s are taken here: cut"
         " it, or use run.py --mode=predict, which takes any length."
       )
     return footage

@@ -87,7 +87,12 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
       )
     node = tree
     for parent in parents:
-      node = node.setdefault(parent, {})
+      node = node.setdefault(parent, {}) if isinstance(node, dict) else node
+    if not isinstance(node, dict) or leaf in node:
+      raise InputError(
+        f"{path} holds '{name}' and another array under a part of that name, which no model has; the file is"
+        " damaged or was made by hand: convert or export it again."
+      )
     node[leaf] = value
   return tree
 
@@ -127,7 +132,7 @@ def convert(
   Raises:
     InputError: see `read`, `from_torch` and `write`; the message names the source. Or both are one file.
   """
-  if os.path.exists(target) and os.path.samefile(source, target):
+  if os.path.exists(source) and os.path.exists(target) and os.path.samefile(source, target):
     raise InputError(
       f"{target}: is the file to be read, which would be replaced; give another name to write to."
     )

@@ -101,9 +101,13 @@ def test_a_file_for_others_names_no_folder_of_this_machine():
   config.data.media_cache, config.warmup.folder = "/somebody/media", "/somebody/warm"
   config.init.system, config.init.visual = "/somebody/MS3.pth", "imagenet"
   config.data.root = "/somebody/AVSBench"
+  config.debias.contrast_run = "/somebody/runs/deaf"
+  config.marks.weights, config.marks.folder = "/somebody/BEATs.pt", "/somebody/marks"
+  config.eval.unseen, config.eval.noise_mix.kind = ("/somebody/fork.wav", "rooster"), ("/somebody/rain.wav",)
   assert "/somebody" not in json.dumps(export.portable(json.loads(config.to_json_best_effort())))
   settings = export.portable(json.loads(config.to_json_best_effort()))
   assert (settings["init"]["system"], settings["data"]["root"]) == ("MS3.pth", "$AVS_DATA_ROOT")
+  assert (settings["debias"]["contrast_run"], settings["eval"]["unseen"]) == ("deaf", ["fork.wav", "rooster"])
   assert "(imagenet, MS3.pth)" in export.licence(config, "AVSBench-MS3")
 
 
@@ -273,3 +277,11 @@ def test_a_file_is_exported_again_and_keeps_what_its_card_says(exported, tmp_pat
   assert settings["model"] == told["model"]
   assert card == old and card["figures"]["positive"]["iou_frame"] == 0.625
   assert "| own sound | 0.6250 |" in (tmp_path / "again" / export.CARD).read_text()
+
+
+def test_rounded_weights_are_no_longer_those_that_were_judged(exported, tmp_path):
+  config, *_, output = exported
+  told = "The run's scoreboard was measured with other weights"
+  card = export.export(config, "", str(tmp_path), weights=str(output / export.WEIGHTS), half=True)
+  assert card["scoreboard_is_of_these_weights"] is False
+  assert told not in (output / export.CARD).read_text() and told in (tmp_path / export.CARD).read_text()

@@ -29,6 +29,10 @@ def changed(**changes):
       {"eval__conditions": ("positive", "silent")},
       r"eval\.conditions: 'silent' is not a sound; choose from positive",
     ),
+    (
+      {"eval__conditions": ("Positive",)},
+      r"eval\.conditions: 'Positive' is not a sound; choose from positive",
+    ),
     ({"eval__conditions": ("noise", "noise")}, r"eval\.conditions=\('noise', 'noise'\) must .* none twice"),
   ],
 )

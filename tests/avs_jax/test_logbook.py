@@ -29,6 +29,21 @@ def test_rows_after_the_checkpoint_are_dropped_when_the_run_goes_on(book, tmp_pa
   assert "resumed from the checkpoint of step 2" in (tmp_path / "log.txt").read_text()
 
 
+def test_a_kill_while_a_run_goes_on_leaves_its_config_and_its_rows(book, tmp_path, monkeypatch):
+  book.begin_at(0)
+  book.write(1, {"loss": 1.0})
+  before = {name: (tmp_path / name).read_bytes() for name in ("config.json", "metrics.jsonl")}
+
+  def killed(source, target):
+    raise KeyboardInterrupt  # after the text was written, before it has its name
+
+  monkeypatch.setattr("os.replace", killed)
+  for write in (lambda: book.begin_at(1), lambda: write_config(book.config, str(tmp_path))):
+    with pytest.raises(KeyboardInterrupt):
+      write()
+  assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+
 def test_a_run_that_starts_anew_forgets_the_rows_of_the_one_before(book):
   book.write(1, {"loss": 1.0})
   book.begin_at(0)

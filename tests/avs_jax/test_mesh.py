@@ -39,6 +39,13 @@ def test_a_model_axis_that_does_not_fit_is_refused():
     meshes.make_mesh(8, 3)
 
 
+def test_a_batch_that_several_hosts_cannot_share_is_refused_by_its_own_name(monkeypatch):
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  assert meshes.make_mesh(16).shape["data"] == 8
+  with pytest.raises(InputError, match="eval.batch: 4 clips at a time must be a multiple of 8 devices"):
+    meshes.make_mesh(4, setting="eval.batch")
+
+
 def test_only_large_weights_are_split_and_along_their_longest_axis():
   mesh = meshes.make_mesh(4, 2)
   tree = {

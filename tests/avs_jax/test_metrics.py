@@ -77,6 +77,7 @@ def slow_figures(logits, masks, counted):
         for s in range(0, len(curves), 20)
       ]
     ),
+    "f_max_batch20_ceiling": np.mean([g is not None for g in groups]),
     "f_max_dataset_floor": np.mean([c[0] for c in met]),
     "frames": len(kept),
     "clips": int(counted.any(1).sum()),

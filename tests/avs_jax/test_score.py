@@ -257,7 +257,9 @@ BAD = {
   "no key": (npz(prediction=np.zeros((3, 16, 24))), "exactly one of masks"),
   "two keys": (npz(masks=np.zeros(3), logits=np.zeros(3)), "exactly one of masks"),
   "size": (npz(masks=np.zeros((3, 8, 24))), "is 3 x 8 x 24, but the data set's masks are 3 x 16 x 24"),
-  "seconds": (npz(masks=np.zeros((5, 16, 24))), "is 5 x 16 x 24"),
+  "seconds": (npz(masks=np.zeros((5, 16, 24))), "is 5 x 16 x 24.* give 3 seconds, those of padding too"),
+  "complex": (npz(masks=np.zeros((3, 16, 24), complex)), "masks are of type complex128"),
+  "words": (npz(masks=np.full((3, 16, 24), "on")), "masks are of type <U2"),
   "not finite": (npz(logits=np.full((3, 16, 24), np.nan)), "not finite"),
   "range": (npz(probabilities=np.full((3, 16, 24), 255.0)), r"must lie in \[0, 1\]"),
   "labels": (npz(labels=np.zeros((3, 16, 24), np.uint8)), "masks are binary"),
@@ -312,6 +314,24 @@ def test_bad_class_predictions_are_refused(tmp_path):
   score.save_masks(str(tmp_path), "positive", "aa_01", np.full((3, 16, 24), 9), kind="labels")
   with pytest.raises(InputError, match="holds class 9, but the data set has classes 0 to 4"):
     score.score(str(tmp_path), source, str(tmp_path / ".out"))
+
+
+def test_labels_that_are_no_whole_numbers_are_refused(tmp_path):
+  source = Source(num_classes=5)
+  source.ids = source.ids[:1]
+  (tmp_path / "positive").mkdir()
+  npz(labels=np.full((3, 16, 24), 0.9))(tmp_path / "positive" / "aa_01")
+  with pytest.raises(InputError, match="labels are not whole numbers"):
+    score.score(str(tmp_path), source, str(tmp_path / ".out"))
+
+
+def test_predictions_of_other_clips_alone_are_said_to_be_so(tmp_path):
+  (tmp_path / "positive").mkdir()
+  npz(masks=np.zeros((3, 16, 24)))(tmp_path / "positive" / "stranger")
+  with pytest.raises(
+    InputError, match="no clip of .* has a prediction .* files are named by clip, the first is aa_01"
+  ):
+    score.score(str(tmp_path), Source(), str(tmp_path / ".out"), allow_missing=True)
 
 
 def test_folders_that_are_no_condition_or_twice_one_or_none_are_refused(tmp_path):

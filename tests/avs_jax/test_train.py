@@ -55,7 +55,7 @@ from configs import common
 folder, at, how = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 config = common.from_json(json.load(open(folder + ".json")), "the test")
 make_mesh, save, rename = meshes.make_mesh, checkpoint.Checkpoints.save, os.rename
-meshes.make_mesh = lambda batch, model=1: make_mesh(batch, model, jax.devices()[:1])
+meshes.make_mesh = lambda batch, model=1, **_: make_mesh(batch, model, jax.devices()[:1])
 
 def die():
   os.kill(os.getpid(), signal.SIGKILL)
@@ -263,6 +263,14 @@ def test_mismatches_may_be_held_against_pictures_of_other_pieces(small):
 def test_a_matching_without_weight_is_said(small, caplog):
   training.check_settings(small({"loss.matching": "kl", "loss.matching_weight": 0.0}))
   assert "loss.matching=kl does nothing: loss.matching_weight is 0" in caplog.text
+
+
+@pytest.mark.parametrize(
+  ("name", "is_said"), [("adam", True), ("sgd", True), ("adamw", False), ("adamw_all", False)]
+)
+def test_a_weight_decay_that_decays_nothing_is_said(small, caplog, name, is_said):
+  training.check_settings(small({"optimizer.name": name, "optimizer.weight_decay": 0.01}))
+  assert (f"optimizer.weight_decay=0.01 does nothing: optimizer.name={name}" in caplog.text) == is_said
 
 
 def test_a_batch_at_which_matching_weighs_otherwise_is_said(small, caplog):

@@ -95,6 +95,14 @@ def test_the_last_map_and_the_embedding_are_warmed_up_whatever_the_system_reads(
 
 
 @pytest.mark.slow
+def test_a_warm_up_on_other_sounds_is_another_one(small):
+  found = {}
+  for audio in ("auto", "wav", "log_mel"):
+    config = small({"data.audio": audio})
+    found[audio] = warmup.ingredients(config, sources.build(small(), "train"))
+  assert found["wav"] != found["log_mel"] != found["auto"]
+
+
 def test_it_names_better_than_chance_is_kept_and_found_again(small, devices, tmp_path, same, monkeypatch):
   devices(1)
   config = small({

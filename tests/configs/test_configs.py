@@ -62,7 +62,9 @@ def test_every_config_runs_two_steps(name, tmp_path, monkeypatch):
   from avs_jax.train import train
 
   make_mesh = meshes.make_mesh
-  monkeypatch.setattr(meshes, "make_mesh", lambda batch, model=1: make_mesh(batch, model, jax.devices()[:1]))
+  monkeypatch.setattr(
+    meshes, "make_mesh", lambda batch, model=1, **_: make_mesh(batch, model, jax.devices()[:1])
+  )
   state = train(shrink(load(name)), str(tmp_path))
   assert int(state.step) == 2
   rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

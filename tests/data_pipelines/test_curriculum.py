@@ -64,6 +64,14 @@ def test_clips_of_one_object_are_a_stand_ins_easy_part(caplog):
   assert sorted([*easy, *hard]) == list(range(12))
 
 
+def test_two_objects_of_a_kind_are_several():
+  source = small("vpo_msmi", 40)
+  pairs = [i for i in range(40) if "pair" in source.kinds(i)]
+  assert any(len(source.objects(i)) == 1 for i in pairs)
+  parts = curriculum.parts_of(source)
+  assert {parts[i] for i in pairs} == {"v1m"}
+
+
 def test_batches_follow_the_order_on_every_host():
   source = small()
   easy, hard = curriculum.split(source, ("v1s", "v1m"))

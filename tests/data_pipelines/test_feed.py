@@ -49,6 +49,7 @@ def test_sounds_that_are_not_there_cannot_be_changed():
   source = Published("single", "train", 4, size=16, seconds=2)
   for changes in (
     {"noising__mix_snr_db": (0.0, 10.0)}, {"noising__where": "waveform"}, {"augment__gain_db": 3.0},
+    {"augment__pitch": 0.05},
   ):  # fmt: skip
     (setting,) = changes
     with pytest.raises(
@@ -57,6 +58,27 @@ def test_sounds_that_are_not_there_cannot_be_changed():
       feed.training(config(**changes), source)
   for changes in ({}, {"augment__mask_bands": 2}, {"noising__where": "log_mel"}):
     feed.training(config(**changes), source).close()
+
+
+def test_a_first_clip_whose_sound_is_broken_is_no_proof_that_there_are_none():
+  class Torn(Generated):
+    def sound(self, index):
+      if index == 0:
+        raise InputError("clip0.wav: truncated")
+      return super().sound(index)
+
+  feed.training(config(augment__gain_db=3.0), Torn("single", "train", 4, size=16, seconds=2)).close()
+
+
+def test_decoys_without_silence_or_noise_are_refused_by_their_own_name():
+  changes = {
+    "debias__decoys": 0.1,
+    "negatives__silence": 0.0,
+    "negatives__noise": 0.0,
+    "negatives__offscreen": 1.0,
+  }
+  with pytest.raises(InputError, match="debias.decoys=0.1: decoys are silence and noise"):
+    feed.decoys(config(**changes))
 
 
 def test_decoys_are_in_the_form_that_the_audio_encoder_hears():

@@ -115,6 +115,9 @@ def test_diffusion_runs_on_one_side_of_the_front_end_only():
     (lambda: Noising(snr_db=(5.0,)), "noising.mix_snr_db"),
     (lambda: Augment(crop=0.0), "crop"),
     (lambda: Augment(mask_bands=65), "mask_bands"),
+    (lambda: Augment(gain_db=-6.0), "gain_db=-6.0 must be a number from 0"),
+    (lambda: Augment(equaliser_db=float("inf")), "equaliser_db=inf"),
+    (lambda: Augment(shift_s=float("nan")), "shift_s=nan"),
     (lambda: Augment(mask_frames=97), "mask_frames"),
     (lambda: coloured_noise(rng(), 10, "grey"), "grey"),
     (lambda: crop_noise(rng(), np.zeros(0), 10), "empty"),
@@ -183,6 +186,13 @@ def test_frames_and_masks_are_flipped_and_cropped_together():
   frames, masks = Augment(flip=True, crop=0.6).picture(frames, masks, rng(0))
   assert frames.shape == (2, 32, 32, 3) and frames.dtype == np.uint8 and masks.dtype == np.int32
   assert np.mean((frames[..., 0] > 127) == masks) > 0.8
+
+
+def test_a_crop_keeps_a_pixel_at_least():
+  frames, masks = np.zeros((1, 32, 32, 3), np.uint8), np.zeros((1, 32, 32), np.int32)
+  for seed in range(20):
+    cut, _ = Augment(crop=0.01).picture(frames, masks, rng(seed))
+    assert cut.shape == frames.shape
 
 
 def test_augmentation_of_nothing_changes_nothing():

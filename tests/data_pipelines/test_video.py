@@ -77,6 +77,33 @@ def test_start_and_end_cut_both_tracks():
     next(video.seconds(footage, start=7))
 
 
+def test_a_picture_lasts_until_the_next_one_whatever_its_file_says():
+  # As Matroska tells of a variable rate: each picture is given the mean duration, and one stays on for 8 s.
+  moments, wave = (0, 1, 2, 10, 11, 12), noise(12.1)
+  pictures = [Picture(t, 0.1, lambda t=t: np.full((6, 8, 3), t, np.uint8)) for t in moments]
+
+  def from_second(start_s):
+    on = max(k for k, picture in enumerate(pictures) if picture.time_s <= start_s)
+    return iter(pictures[on:])
+
+  footage = dataclasses.replace(video.of_arrays(frames(1), wave, fps=1.0), pictures=from_second)
+  for start, end, shown, last in (
+    (0, None, [0, 1, 2, 2, 2, 2, 2, 2, 2, 2, 10, 11, 12], 12.1),
+    (0, 6, [0, 1, 2, 2, 2, 2], 6),
+    (0, 5.5, [0, 1, 2, 2, 2, 2], 5.5),
+    (5, 7, [2, 2], 7),
+    (9, 11, [2, 10], 11),
+  ):
+    found = list(video.seconds(footage, start=start, end=end))
+    assert [each.frames[0][0, 0, 0] for each in found] == shown
+    assert found[-1].end_s == pytest.approx(last)
+    heard = np.concatenate([each.sound for each in found])
+    wanted = wave[start * RATE : round(last * RATE)]
+    np.testing.assert_array_equal(heard[: len(wanted)], wanted)
+  with pytest.raises(InputError, match="start=13 s lies beyond its last picture"):
+    next(video.seconds(footage, start=13))
+
+
 def test_a_picture_lasts_as_long_as_its_sound(tmp_path):
   Image.fromarray(frames(8)[7]).save(tmp_path / "photo.png")
   audio.write_wav(tmp_path / "sound.wav", noise(2.5))

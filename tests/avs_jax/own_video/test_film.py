@@ -49,6 +49,35 @@ def test_after_an_exception_nothing_is_left(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("part", ["video", "container"])
+def test_a_film_whose_last_pictures_cannot_be_written_gets_no_name(tmp_path, part):
+  class Full:
+    """A disk that is full when the last pictures come out, or the file is closed."""
+
+    def __init__(self, true):
+      self.true, self.fails = true, True
+
+    def __getattr__(self, name):
+      return getattr(self.true, name)
+
+    def encode(self, image):
+      if image is None:
+        raise OSError(28, "No space left on device")
+      return self.true.encode(image)
+
+    def close(self):
+      self.true.close()
+      if self.fails:
+        self.fails = False
+        raise OSError(28, "No space left on device")
+
+  with pytest.raises(InputError, match="a.mp4"), Film(tmp_path / "a.mp4", (47, 63), 10.0) as film:
+    for k in range(10):
+      film.picture(PICTURE, k / 10)
+    setattr(film, part, Full(getattr(film, part)))
+  assert not list(tmp_path.iterdir())
+
+
 def test_what_cannot_be_written_is_said(tmp_path):
   with (
     pytest.raises(InputError, match="a.mp4 cannot be written"),

@@ -1,5 +1,6 @@
 """A job's files and figures, with a true model too; what is too long or too large is a sentence."""
 
+import dataclasses
 import json
 import zipfile
 
@@ -94,6 +95,19 @@ def test_too_long_or_too_large_a_video_is_a_sentence(listener, film, tmp_path, m
   monkeypatch.setattr(work, "MOST_PIXELS", 100)
   with pytest.raises(InputError, match="my film is 64 x 48 pixels"):
     work.Work(listener, Limits())(ask(film()), tmp_path, lambda *_: None)
+
+
+def test_a_video_that_does_not_say_how_long_it_is_is_looked_through(listener, tmp_path, monkeypatch):
+  pictures = np.zeros((40, 48, 64, 3), np.uint8)
+  for count, is_taken in ((30, True), (40, False)):
+    untold = dataclasses.replace(video.of_arrays(pictures[:count], fps=10.0), duration_s=None)
+    monkeypatch.setattr(video, "open_footage", lambda path, untold=untold: untold)
+    opened = work.Work(listener, Limits(seconds=2.0)).open
+    if is_taken:
+      assert opened(ask("live.webm")).duration_s is None
+    else:
+      with pytest.raises(InputError, match="my film lasts more than 3 s; at most 2 s are taken here"):
+        opened(ask("live.webm"))
 
 
 def test_a_job_that_was_removed_leaves_its_writers_in_order(listener, film, tmp_path):

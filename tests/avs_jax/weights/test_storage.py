@@ -50,6 +50,14 @@ def test_what_cannot_be_stored_or_read_back_is_said(tmp_path):
   np.savez(tmp_path / "torch.npz", **{"a.weight": np.zeros(1)})
   with pytest.raises(InputError, match="no path of a Flax variable; convert the file first"):
     weights.load(tmp_path / "torch.npz")
+  numpy_file = pytest.importorskip("safetensors.numpy")
+  one = np.zeros(1, np.float32)
+  for names in (("params/a", "params/a/b"), ("params/a/b", "params/a")):
+    numpy_file.save_file(dict.fromkeys(names, one), tmp_path / "both.safetensors")
+    with pytest.raises(
+      InputError, match="both.safetensors holds 'params/a.* another array under a part of that name"
+    ):
+      weights.load(tmp_path / "both.safetensors")
   (tmp_path / "broken.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
   for function in (weights.load, weights.load_metadata):
     with pytest.raises(InputError, match="broken.safetensors"):
@@ -105,4 +113,6 @@ def test_a_file_is_not_converted_onto_itself(tmp_path):
       InputError, match="is the file to be read, which would be replaced; give another name"
     ):
       weights.convert(path, target)
+  with pytest.raises(InputError, match="misspelt.pth"):
+    weights.convert(tmp_path / "misspelt.pth", path)
   assert path.read_bytes() == before
