@@ -68,8 +68,11 @@ def export(
   if weights:
     card = describe(config, variables, None)
     before = told_of(weights)
-    if before.pop("weights_digest", None) != card["weights_digest"]:
-      before["scoreboard_is_of_these_weights"] = False  # rounded now
+    if (
+      before.pop("weights_digest", "") != card["weights_digest"]
+      and "scoreboard_is_of_these_weights" in before
+    ):
+      before["scoreboard_is_of_these_weights"] = False  # they are rounded now
     card |= before
   else:
     published = "" if is_run(workdir) else config.init.system

@@ -16,15 +16,10 @@ from data_pipelines.noising import TONES, Augment, Noising
 
 # Noise of a training pair: its own seed, so that the sounds of an evaluation never depend on training.
 _TRAINING_STREAM = 1
-_PROBED = 8  # clips whose sound is asked for before it is said that there are none; a few may be broken
 _DECOY_STREAM = 1_000_000  # and the decoys theirs, or they would be the pair's own noise
-_OF_SOUNDS = (
-  "gain_db",
-  "equaliser_db",
-  "shift_s",
-  "pitch",
-  "reverberation",
-)  # what `augment` does to samples
+_PROBED = 8  # clips whose sound is asked for before it is said that there are none; a few may be broken
+# What `augment` does to samples.
+_OF_SOUNDS = ("gain_db", "equaliser_db", "shift_s", "pitch", "reverberation")
 
 
 def noise_recordings(config: Any, *, training: bool) -> dict[str, np.ndarray]:
