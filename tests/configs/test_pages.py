@@ -71,3 +71,11 @@ def test_the_packaged_model_goes_on_with_the_zoo_s_config_and_has_the_digest_tha
   assert params["guide"]["scale"] == pytest.approx(scale, rel=1e-6)
   digest = hashlib.sha256((ROOT / PACKAGED).read_bytes()).hexdigest()
   assert digest in (ROOT / "docs" / "encoders.md").read_text()
+
+
+def test_every_picture_of_real_media_says_whose_it_is():
+  told = (ROOT / "docs" / "pictures" / "CREDITS.md").read_text()
+  pictures = sorted((ROOT / "docs" / "tables").glob("*real_media*/four_sounds*.png"))
+  assert pictures
+  for picture in pictures:
+    assert f"`{picture.parent.relative_to(ROOT)}`" in told
