@@ -12,7 +12,6 @@ probabilities are resized back bilinearly.
 import dataclasses
 import itertools
 import logging
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -185,12 +184,9 @@ class Predictor:
     steps = self.seconds if stride is None else stride
     if not 1 <= steps <= self.seconds:
       raise InputError(f"stride={steps} must lie between 1 and {self.seconds} seconds, the model's window.")
-    if not 0 <= threshold < 1:
-      raise InputError(f"threshold={threshold:g} must lie between 0 and 1.")
     if every not in ("second", "frame"):
       raise InputError(f"every={every!r} is unknown; choose second or frame.")
-    if not (0 <= start < (math.inf if end is None else end) and end != math.inf):
-      raise InputError(f"start={start:g}, end={end}: seconds are wanted, start 0 or more, and end later.")
+    windows.check_cut(start, end, threshold)
     return steps
 
   def predict_under(

@@ -96,7 +96,7 @@ def compared(path: str, folders: Mapping[str, str], *, clips: int = 4, caption: 
     folders: {name of the run: its folder}; each holds `pictures/four_sounds_<i>.npz` of the same clips.
     clips: at most so many rows.
 
-  Returns: `path`; None where a run has no such files.
+  Returns: `path`; None where a run has no such files, or the runs share no sound or have other picture sizes.
   """
 
   rows = []
@@ -111,7 +111,9 @@ def compared(path: str, folders: Mapping[str, str], *, clips: int = 4, caption: 
   for row in rows:
     first = next(iter(row.values()))
     t = len(first["frames"]) // 2
-    sounds = [c.name.lower() for c in NAMES if c.name.lower() in first]
+    sounds = [c.name.lower() for c in NAMES if all(c.name.lower() in saved for saved in row.values())]
+    if not sounds or len({saved["frames"].shape for saved in row.values()}) > 1:
+      return None
     masks = {name: {sound: saved[sound][t] for sound in sounds} for name, saved in row.items()}
     shown.append((first["frames"][t], first["truth"][t], masks))
   return side_by_side(path, shown, caption=caption)

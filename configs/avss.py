@@ -1,4 +1,4 @@
-"""AVSBench-semantic (AVSS, 71 classes, ten seconds), the paper's recipe: PVT-v2-B5, TPAVI in groups of five.
+r"""AVSBench-semantic (AVSS, 71 classes, ten seconds), the paper's recipe: PVT-v2-B5, TPAVI in groups of five.
 
 Row aimed at: "Audio-Visual Segmentation with Semantics" (Zhou et al.), AVSS, PVT-v2: mIoU .298, F .352
 (iou_class_frame_published, f_class_frame_published; so are the rows below).
@@ -6,7 +6,7 @@ Our number: none; neither the data set nor the pretrained weights can be had whe
 Settings: Adam 1e-4 constant, batch 4, 60 epochs, cross entropy + 0.5 KL matching, validation from epoch 16
 every second epoch.
 
-  python run.py --config=configs/avss.py --workdir=runs/avss --config.data.root=$AVS_DATA_ROOT
+  python run.py --config=configs/avss.py --workdir=runs/avss --config.data.root=$AVS_DATA_ROOT \
     --config.init.visual=pvt_v2_b5.pth --config.init.audio=vggish-10086976.pth
 
 `:avsegformer` is that paper's recipe (Gao et al., AAAI 2024, row AVSS, PVT: mIoU .3731, F .428): 224 px, AdamW
@@ -17,8 +17,8 @@ every second epoch.
 uncertainty strategy .4442): 384 px, AdamW with decay .01, 1e-3 and for the visual encoder's adapters 1e-4, the
 rest of that encoder frozen, 60 epochs, focal + Dice + class loss at every layer, well learned pairs dropped
 with p = .4. Each epoch goes through V1S, then V2, then V1M. Marks come from K-means; the rows above had BEATs:
---config.marks.kind=classifier --config.marks.weights=BEATs_iter3_plus_AS2M_finetuned.pt. Start from Mask2Former
-on ADE20K: --config.init.system=mask2former-swin-base-ade.safetensors. Batch: not printed, ours.
+--config.marks.kind=classifier --config.marks.weights=BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt1.pt. Start from
+Mask2Former on ADE20K: --config.init.system=mask2former-swin-base-ade.safetensors. Batch: not printed, ours.
 
 `:ravs` is that paper's model and objective (Liu et al., CVPR 2025, row AVSS, PVT-v2-B5, VGGish: J .587, F .690,
 metric family not said): cross entropy + Dice + IoU of classes + 0.1 alignment. It gives no optimiser:

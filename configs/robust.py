@@ -1,4 +1,4 @@
-"""The Robust protocol at full size: S4 or MS3, any system, trained to fall silent when the sound is not the picture's.
+r"""The Robust protocol at full size: S4 or MS3, any system, trained to fall silent when the sound is not the picture's.
 
 Row aimed at: "Do Audio-Visual Segmentation Models Truly Segment Sounding Objects?", table 2, "+ Ours" (g_iou .8767 S4
 and .6543 MS3 for AVSBench; .8507 and .7335 for AVSegFormer; g_fpr 0 to .001).
@@ -9,7 +9,7 @@ Settings: those of configs/s4.py and configs/ms3.py (Adam 1e-4, batch 4, 15 and 
 for in-batch mismatches need a second clip), BCE on masks instead of MS3's matching, 10 % negative pairs (a third each
 silence, noise, off-screen, drawn anew each epoch), guide weight 1.
 
-  python run.py --config=configs/robust.py:avsegformer-ms3 --workdir=runs/robust --config.data.root=$AVS_DATA_ROOT
+  python run.py --config=configs/robust.py:avsegformer-ms3 --workdir=runs/robust --config.data.root=$AVS_DATA_ROOT \
     --config.init.visual=pvt_v2_b5.pth --config.init.audio=vggish-10086976.pth
 
 The argument holds up to three words in any order, joined by "-": a system (avsbench), a benchmark (s4, ms3; ms3) and a

@@ -1,4 +1,4 @@
-"""VPO (single pictures of COCO with sounds of VGGSound; 22 classes, three seconds), AVSS's recipe on it.
+r"""VPO (single pictures of COCO with sounds of VGGSound; 22 classes, three seconds), AVSS's recipe on it.
 
 Row aimed at: RAVS (Liu et al., CVPR 2025), table 2, MiT-B5 and HTS-AT: J .6803 / .6697 / .6189 and F .8190 / .8001 /
 .7670 on VPO-SS / -MS / -MSMI, metric family not said (the data set's own paper counts over the whole set:
@@ -7,8 +7,8 @@ Our number: none; neither the data set nor the pretrained weights can be had whe
 docs/ravs.md.
 Settings: as configs/avss.py for the system; 224 px, as the paper says; 60 epochs, ours.
 
-  python run.py --config=configs/vpo.py:ravs-msmi --workdir=runs/vpo --config.data.root=$AVS_DATA_ROOT
-    --config.model.visual=mit_b5 --config.init.visual=mit_b5.pth
+  python run.py --config=configs/vpo.py:ravs-msmi --workdir=runs/vpo --config.data.root=$AVS_DATA_ROOT \
+    --config.model.visual=mit_b5 --config.init.visual=mit_b5.pth \
     --config.model.audio=htsat --config.init.audio=htsat.ckpt
 
 The argument holds up to three words in any order, joined by "-": a system (avsbench), a subset (ss, ms, msmi; msmi),

@@ -63,8 +63,12 @@ def check(config: Any, workdir: str | Path = ".", *, read_files: bool = True) ->
     )
   else:
     name = files.data_name(config.data.name)
-    look = vpo.inspect if name in files.VPO_NAMES else inspect
-    found["data"] = look(config.data.root, name, read_files=read_files)
+    if name in files.VPO_NAMES:
+      found["data"] = vpo.inspect(config.data.root, name, read_files=read_files)
+    else:
+      found["data"] = inspect(
+        config.data.root, name, read_files=read_files, audio=config.data.get("audio", "auto")
+      )
   path = Path(workdir) / REPORT
   path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
   print(text(found))
@@ -72,12 +76,16 @@ def check(config: Any, workdir: str | Path = ".", *, read_files: bool = True) ->
   return 0 if found["data"] is None or found["data"]["whole"] else 1
 
 
-def inspect(root: str | Path, subset: str, *, read_files: bool = True) -> dict[str, Any]:
+def inspect(root: str | Path, subset: str, *, read_files: bool = True, audio: str = "auto") -> dict[str, Any]:
   """What of the three splits of a subset is at `root`: a dictionary fit for JSON.
 
   Per split: the number of `clips` in the csv and as published, how many are `whole`, how many `wav` and
   `log_mel` files there are, for how many the `objects` are known, the `missing` files, the `broken` ones with the
   reason, and the `odd` ones, which read with a warning.
+
+  Args:
+    audio: the files of sound that are needed, as `config.data.audio`: wav, log_mel, or auto, the kind of which
+      fewer are missing.
   """
   subset = files.subset_name(subset)
   home = files.find_home(root, subset)
@@ -97,7 +105,10 @@ def inspect(root: str | Path, subset: str, *, read_files: bool = True) -> dict[s
       report["splits"][split] = {"error": str(error), "clips": 0, "whole": 0}
       continue
     published = files.PUBLISHED_CLIPS.get(subset, {}).get(split) if marker is None else None
-    report["splits"][split] = {"published": published, **_inspect_split(found, subset, split, read_files)}
+    report["splits"][split] = {
+      "published": published,
+      **_inspect_split(found, subset, split, read_files, audio),
+    }
   splits = report["splits"].values()
   report["whole"] = all(
     split["clips"] and split["whole"] == split["clips"] and split["published"] in (None, split["clips"])
@@ -106,7 +117,9 @@ def inspect(root: str | Path, subset: str, *, read_files: bool = True) -> dict[s
   return report
 
 
-def _inspect_split(found: list[files.Entry], subset: str, split: str, read_files: bool) -> dict[str, Any]:
+def _inspect_split(
+  found: list[files.Entry], subset: str, split: str, read_files: bool, audio_kind: str
+) -> dict[str, Any]:
   listing: dict[str, frozenset[str]] = {}
   has = {
     kind: {
@@ -114,7 +127,8 @@ def _inspect_split(found: list[files.Entry], subset: str, split: str, read_files
     }
     for kind in ("wav", "log_mel")
   }
-  wanted = "log_mel" if len(has["log_mel"]) > len(has["wav"]) else "wav"
+  fewest_missing = "log_mel" if len(has["log_mel"]) > len(has["wav"]) else "wav"
+  wanted = fewest_missing if audio_kind == "auto" else audio_kind
   needed = {entry.id: (*entry.frames, *entry.masks, entry.sounds(wanted)) for entry in found}
   missing = {name: files.missing(paths, listing) for name, paths in needed.items()}
   broken, odd = [], []

@@ -1,7 +1,7 @@
 """The bank: cut-out pictures, recordings and backgrounds taken from Debian packages, ready to compose.
 
 `python -m data_pipelines.real_media --cache=DIR` fetches what `real_media_catalogue.json` names (about
-340 MB) and writes
+350 MB) and writes
 
     <cache>/bank/manifest.json    one entry an item: where it came from, its licence, where its array lies
     <cache>/bank/pixels.npy       uint8, all pictures (RGBA, cut to the object) and backgrounds (RGB)

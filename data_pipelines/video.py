@@ -191,8 +191,10 @@ def seconds(
     stereo: where the sound comes from is wanted: its first two channels, or one twice.
 
   Raises:
-    InputError: `start` lies beyond the last picture.
+    InputError: `start` lies beyond the last picture, or `end` not behind it.
   """
+  if not 0 <= start < (math.inf if end is None else end):
+    raise InputError(f"start={start:g}, end={end}: seconds are wanted, start 0 or more, and end later.")
   heard = sound_seconds(footage, start, end, stereo=stereo)
   stream, limit = footage.pictures(start), math.inf if end is None else end
   first, second = next(stream, None), next(stream, None)

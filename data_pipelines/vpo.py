@@ -282,7 +282,13 @@ def _entry(
     positions = (np.nan,)
   if not all(0 <= place <= 1 for place in positions):
     raise InputError(f"{table}: {name} has an audio_pos that is not from 0 to 1; use the published csv")
-  is_multi_instance = float(rows[0].get("multi_instance") or 0) != 0
+  told = rows[0].get("multi_instance") or "0"
+  try:
+    is_multi_instance = float({"true": "1", "false": "0"}.get(told.lower(), told)) != 0
+  except ValueError:
+    raise InputError(
+      f"{table}: {name} has multi_instance={told!r}, which is no number; use the published csv"
+    ) from None
   if subset == "vpo_msmi" and not is_multi_instance:
     home = home.parent / TITLES["vpo_ms"]
   image = name.split("_")[0]

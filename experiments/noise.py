@@ -133,6 +133,10 @@ def sweep(
   for row, seeds in runs.items():
     for seed, workdir in sorted(seeds.items()):
       config = common.from_workdir(workdir)
+      if config.model.num_classes > 1:
+        raise InputError(
+          f"{workdir}: its masks hold classes, and the noise study has figures of binary ones alone."
+        )
       if clips:
         with config.unlocked():
           config.eval.test_clips = clips

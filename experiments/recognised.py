@@ -48,17 +48,20 @@ def figures(
     donors: clip -> clip whose sound it was lent, by their names.
     name: what a clip's sound counts as.
   """
+  from data_pipelines import negatives
+
   own, lent = collections.defaultdict(list), collections.defaultdict(list)
   positive = statistics["positive"]
   for k in np.flatnonzero(positive["counted"] & (positive["truth"] > 0)):
     found = (positive["active"][k] > 0, positive["overlap"][k] / positive["union"][k])
     own[name(source, int(positive["keys"][k, 0]))].append(found)
-  place = {clip: index for index, clip in enumerate(source.ids)}
+  lender = negatives.whole(source)  # clips that were not judged lend their sounds too
+  place = {clip: index for index, clip in enumerate(lender.ids)}
   foreign = statistics.get("offscreen", {"counted": np.zeros(0, bool)})
   for k in np.flatnonzero(foreign["counted"]):
     donor = donors.get(source.ids[int(foreign["keys"][k, 0])])
     if donor in place:
-      lent[name(source, place[donor])].append(foreign["active"][k] / foreign["pixels"][k])
+      lent[name(lender, place[donor])].append(foreign["active"][k] / foreign["pixels"][k])
   return {
     each: {
       "seconds": len(own[each]),

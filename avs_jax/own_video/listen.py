@@ -25,6 +25,7 @@ import numpy as np
 
 from avs_jax import tables
 from avs_jax.errors import InputError
+from avs_jax.own_video import windows
 from avs_jax.own_video.files import for_each, progress, refuse_absent, tell
 from avs_jax.own_video.folder import DONE, about_footage, folders, sealed, whole
 from avs_jax.own_video.four_panels import Columns, Grid, Moment, picture
@@ -195,6 +196,10 @@ def listen_files(
   refuse_masks_of_many(masks, inputs, source)
   if predictor is not None:
     predictor.check(stride=stride, start=start, end=end, threshold=threshold)
+  else:
+    windows.check_cut(start, end, threshold)
+    if stride is not None:
+      raise InputError(f"stride={stride} is a model's step, and the masks are given; leave it out.")
   lent = Path(offscreen).stem if offscreen else foreign_sounds.OFFSCREEN
   names = {
     "positive": "own sound",

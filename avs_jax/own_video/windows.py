@@ -7,11 +7,14 @@ context only. A stream shorter than T is one window, filled up by its last secon
 
 import collections
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
 import numpy as np
+
+from avs_jax.errors import InputError
 
 AVERAGED = ("coarse", "uncertainty", "similarity")
 
@@ -126,3 +129,11 @@ def judged(
   while waiting:
     slot = waiting.popleft()
     yield slot, slot.blended()
+
+
+def check_cut(start: float, end: float | None, threshold: float) -> None:
+  """Raises `InputError` for seconds that hold nothing, and for a threshold that is no probability below 1."""
+  if not 0 <= threshold < 1:
+    raise InputError(f"threshold={threshold:g} must lie between 0 and 1.")
+  if not (0 <= start < (math.inf if end is None else end) and end != math.inf):
+    raise InputError(f"start={start:g}, end={end}: seconds are wanted, start 0 or more, and end later.")

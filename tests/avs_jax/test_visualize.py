@@ -71,3 +71,22 @@ def test_a_frontier_takes_recipes_without_a_gate(tmp_path):
   each = {"operating": [(0.1, 0.8)], "mask": [(0.2, 0.7), (0.1, 0.8)], "gate": [], "best": [(0.1, 0.8)]}
   path = visualize.frontiers(str(tmp_path / "a.png"), {"prior": each, "robust": each}, caption="x")
   assert matplotlib.image.imread(path).shape[1] > 700
+
+
+def test_runs_are_compared_under_the_sounds_they_share_and_at_one_size_alone(tmp_path):
+  def saved(name, size, *sounds):
+    (tmp_path / name / "pictures").mkdir(parents=True)
+    masks = {sound: np.zeros((2, size, size), bool) for sound in ("truth", *sounds)}
+    np.savez(
+      tmp_path / name / "pictures" / "four_sounds_0.npz",
+      frames=np.zeros((2, size, size, 3), np.uint8),
+      **masks,
+    )
+    return str(tmp_path / name)
+
+  both, own = saved("both", 16, "positive", "silence"), saved("own", 16, "positive")
+  quiet, large = saved("quiet", 16, "silence"), saved("large", 24, "positive", "silence")
+  path = str(tmp_path / "comparison.png")
+  assert visualize.compared(path, {"both": both, "own": own}) == path
+  for other in (quiet, large):
+    assert visualize.compared(path, {"own": own, "other": other}) is None

@@ -116,6 +116,25 @@ def test_published_log_mel_counts_as_sound_and_bad_pickles_are_broken(golden, ms
   assert check.inspect(ms3, "ms3")["splits"]["test"]["broken"][0]["file"].endswith("d.pkl")
 
 
+def test_the_kind_of_sound_that_the_config_reads_is_the_one_that_must_be_there(
+  ms3, tmp_path, as_if_published, capsys
+):
+  for name, split in (("a", "train"), ("b", "val"), ("c", "test"), ("d", "test")):
+    path = ms3 / f"ms3_data/audio_log_mel/{split}/{name}.pkl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"")
+  (ms3 / "ms3_data/audio_wav/test/d.wav").unlink()
+  for kind, is_whole in (("auto", True), ("log_mel", True), ("wav", False)):
+    report = check.inspect(ms3, "ms3", read_files=False, audio=kind)
+    assert report["whole"] == is_whole
+    assert [path.endswith("d.wav") for path in report["splits"]["test"]["missing"]] == [True] * (not is_whole)
+  chosen = config(ms3)
+  with chosen.unlocked():
+    chosen.data.audio = "wav"
+  assert check.check(chosen, tmp_path / "out", read_files=False) == 1
+  assert "d.wav" in capsys.readouterr().out
+
+
 def test_a_split_without_rows_is_said_and_the_rest_goes_on(ms3, as_if_published):
   (ms3 / "ms3_meta_data.csv").write_text("video_id,split\na,train\n")
   report = check.inspect(ms3, "ms3")

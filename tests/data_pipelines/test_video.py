@@ -75,6 +75,9 @@ def test_start_and_end_cut_both_tracks():
   assert not found[1].sound[11_200:].any()
   with pytest.raises(InputError, match="start=7 s lies beyond its last picture"):
     next(video.seconds(footage, start=7))
+  for start, end in ((3, 2), (1, 0), (-2, None)):
+    with pytest.raises(InputError, match=f"start={start}, end={end}: seconds are wanted"):
+      next(video.seconds(footage, start=start, end=end))
 
 
 def test_a_picture_lasts_until_the_next_one_whatever_its_file_says():

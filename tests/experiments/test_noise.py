@@ -191,3 +191,15 @@ def test_a_run_gets_its_own_scoreboards_figures_under_the_clean_sound(tmp_path, 
   assert record["figures"]["mixed_white_0db"] != record["figures"]["positive"]
   for name in ("data_set", "is_stand_in", "split", "clips"):
     assert record[name] == board["record"][name], name
+
+
+def test_masks_of_classes_are_refused_before_they_are_judged(tmp_path, judged):
+  home = tmp_path / "whole-0"
+  home.mkdir()
+  config = tiny.get_config("sdavs")
+  with config.unlocked():
+    config.model.num_classes = 71
+  (home / "config.json").write_text(config.to_json_best_effort())
+  with pytest.raises(InputError, match="whole-0: its masks hold classes"):
+    noise.sweep({"whole": {0: str(home)}}, str(tmp_path / "kept"), ("brown",), (0.0,), 0)
+  assert not judged

@@ -8,11 +8,15 @@ from avs_jax.errors import InputError
 from avs_jax.logbook import write_config
 from configs import tiny
 from data_pipelines import negatives
+from data_pipelines.sources import Limited
 from experiments import recognised
 
 
 class Source:
   title, ids = "four clips", ("a", "b", "c")
+
+  def __len__(self):
+    return len(self.ids)
 
   def objects(self, index):
     return frozenset({"dog"} if index < 2 else {"car"})
@@ -41,6 +45,15 @@ def test_own_seconds_and_lent_ones_are_counted_for_whose_sound_it_is():
   assert list(each) == ["car: engine", "dog: bark", "dog: growl"]
   assert each["dog: growl"] == {"seconds": 1, "masked": 0.0, "iou_frame": 0.0, "lent": 0, "fpr": None}
   assert recognised.table("recording", each)[-1] == "| dog: growl | 1 | 0.000 | 0.000 | 0 | – |"
+
+
+def test_clips_that_were_not_judged_lend_their_sounds_too():
+  judged = {
+    name: {key: column[:1] for key, column in columns.items()} for name, columns in statistics().items()
+  }
+  judged["offscreen"] = {**judged["positive"], "active": np.array([25.0])}
+  found = recognised.figures(Limited(Source(), 1), judged, {"a": "c"})
+  assert found["car"] == {"seconds": 0, "masked": None, "iou_frame": None, "lent": 1, "fpr": 0.25}
 
 
 def test_the_command_reads_what_judging_left_and_keeps_its_page(tmp_path, monkeypatch, capsys):

@@ -113,6 +113,14 @@ def test_masks_that_do_not_fit_are_refused(path, tmp_path):
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "masks" / name / "0.png")
   with pytest.raises(InputError, match="holds no masks under the own sound"):
     attempt(tmp_path / "masks")
+  for settings, words in (
+    ({"start": 3.0, "end": 2.0}, "start=3, end=2.0: seconds are wanted"),
+    ({"start": -2.0}, "start=-2"),
+    ({"threshold": 1.5}, "threshold=1.5 must lie between 0 and 1"),
+    ({"stride": 2}, "stride=2 is a model's step"),
+  ):
+    with pytest.raises(InputError, match=words):
+      attempt(tmp_path / "masks", **settings)
   (tmp_path / "masks" / "positive").mkdir()
   with pytest.raises(InputError, match="positive: holds no PNG whose name ends in a number"):
     attempt(tmp_path / "masks")
