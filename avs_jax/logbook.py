@@ -15,6 +15,7 @@ import jax
 from flax import traverse_util
 
 from avs_jax import tables
+from avs_jax.errors import InputError
 from avs_jax.weight_origin import strip
 
 log = logging.getLogger(__name__)
@@ -61,8 +62,17 @@ class Logbook:
   def say(self, text: str) -> None:
     log.info("%s", text)
     if self.is_writer:
-      with open(os.path.join(self.workdir, "log.txt"), "a") as file:
-        file.write(time.strftime("%Y-%m-%d %H:%M:%S ") + text + "\n")
+      self._append("log.txt", time.strftime("%Y-%m-%d %H:%M:%S ") + text)
+
+  def _append(self, name: str, line: str) -> None:
+    path = os.path.join(self.workdir, name)
+    try:
+      with open(path, "a") as file:
+        file.write(line + "\n")
+    except OSError as error:
+      raise InputError(
+        f"{path} cannot be written ({error}); free space and run the same command again."
+      ) from None
 
   def start(self, mesh: Any, steps: int, steps_per_epoch: int, learns: Any, stays: Any, source: Any) -> None:
     """Says once what is about to happen."""
@@ -154,8 +164,7 @@ class Logbook:
   def write(self, step: int, row: Mapping[str, Any]) -> None:
     if not self.is_writer:
       return
-    with open(os.path.join(self.workdir, "metrics.jsonl"), "a") as file:
-      file.write(json.dumps({"step": step, **row}) + "\n")
+    self._append("metrics.jsonl", json.dumps({"step": step, **row}))
     for name, value in row.items():
       self.board.add_scalar(name, value, step)
 

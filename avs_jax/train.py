@@ -134,6 +134,8 @@ def train_until(stop: StopFlag, config: Any, workdir: str) -> TrainState:
   begin = int(state.step)
   for kept in (checkpoints, best):
     kept.forget_after(begin if restored is not None else -1)
+  if not best.steps():
+    best_score = -math.inf  # the weights that had it are gone: any score is better than none
   book.begin_at(begin)
 
   # --- loop

@@ -141,12 +141,12 @@ def for_each(
   """
   failed: dict[str, str] = {}
   for number, (path, folder) in enumerate(zip(inputs, folders(inputs, output), strict=True), 1):
-    facts = facts_of(path)
     title = f"{number}/{len(inputs)} {Path(path).name}" if len(inputs) > 1 else Path(path).name
-    if is_done(folder, facts, files):
-      log.info("%s: done before, in %s", title, folder)
-      continue
     try:
+      facts = facts_of(path)
+      if is_done(folder, facts, files):
+        log.info("%s: done before, in %s", title, folder)
+        continue
       work(path, folder, facts, title)
     except InputError as error:
       failed[path] = str(error)

@@ -104,7 +104,7 @@ def is_done(folder: Path, facts: Mapping[str, Any], files: Sequence[str]) -> boo
   """Whether the folder was written from the same file by the same model with the same settings, and holds `files`."""
   try:
     same = json.loads((folder / DONE).read_text())["digest"] == facts["digest"]
-  except (OSError, ValueError, KeyError):
+  except (OSError, ValueError, KeyError, TypeError):
     return False
   return same and all((folder / name).exists() for name in files)
 

@@ -54,7 +54,7 @@ def devices(monkeypatch):
 
   def use(count: int) -> None:
     monkeypatch.setattr(
-      meshes, "make_mesh", lambda batch, model=1: make_mesh(batch, model, jax.devices()[:count])
+      meshes, "make_mesh", lambda batch, model=1, **_: make_mesh(batch, model, jax.devices()[:count])
     )
 
   use(1)
@@ -97,7 +97,7 @@ def finished(small, tmp_path_factory):
   folder = tmp_path_factory.mktemp("finished")
   make_mesh = meshes.make_mesh
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(meshes, "make_mesh", lambda batch, model=1: make_mesh(batch, model, jax.devices()[:1]))
+    patch.setattr(meshes, "make_mesh", lambda batch, model=1, **_: make_mesh(batch, model, jax.devices()[:1]))
     state = jax.device_get(train(config, str(folder)))
   return config, Path(folder), state
 

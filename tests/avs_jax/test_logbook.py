@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from avs_jax import visualize
+from avs_jax.errors import InputError
 from avs_jax.logbook import Logbook, count_parameters, duration, versions, write_config
 from avs_jax.mesh import make_mesh
 from configs import common
@@ -42,6 +43,22 @@ def test_a_kill_while_a_run_goes_on_leaves_its_config_and_its_rows(book, tmp_pat
     with pytest.raises(KeyboardInterrupt):
       write()
   assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+
+def test_a_disk_that_is_full_is_one_sentence(book, tmp_path):
+  if not os.path.exists("/dev/full"):
+    pytest.skip("this system has no /dev/full, a file that cannot be written")
+  book.begin_at(0)
+  for name, write in (
+    ("metrics.jsonl", lambda: book.write(1, {"loss": 1.0})),
+    ("log.txt", lambda: book.say("so")),
+  ):
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name).symlink_to("/dev/full")
+    with pytest.raises(
+      InputError, match=f"{name} cannot be written .*No space left.*run the same command again"
+    ):
+      write()
 
 
 def test_a_run_that_starts_anew_forgets_the_rows_of_the_one_before(book):

@@ -147,6 +147,17 @@ def test_a_truncated_newest_checkpoint_is_said_and_the_one_before_is_continued(
   assert figures(folder) == figures(whole)
 
 
+def test_best_weights_that_were_lost_are_found_anew(finished, devices, tmp_path):
+  config, whole, _ = finished
+  folder = tmp_path / "copy"
+  shutil.copytree(whole, folder)
+  # As a kill leaves them that came after the old best was deleted, before the new one was whole.
+  shutil.rmtree(folder / "best")
+  shutil.rmtree(folder / "checkpoints" / "10")
+  train(config, str(folder))
+  assert [path.name for path in (folder / "best").iterdir() if path.name.isdigit()] == ["10"]
+
+
 def test_a_finished_run_is_judged_again_and_trains_no_step(finished, devices, tmp_path, same):
   config, whole, state = finished
   folder = tmp_path / "copy"

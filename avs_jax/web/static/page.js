@@ -105,6 +105,7 @@ $("ask").addEventListener("submit", (event) => {
   busy(true);
   progress(null, "Sending …");
   const request = new XMLHttpRequest();  // fetch cannot tell how much has been sent
+  watched += 1;
   job = {id: "", abort: () => request.abort()};
   request.open("POST", "api/jobs");
   request.responseType = "json";
@@ -120,6 +121,7 @@ $("ask").addEventListener("submit", (event) => {
 });
 
 $("cancel").addEventListener("click", () => {
+  watched += 1;
   clearTimeout(poll);
   if (job && job.abort) job.abort();
   if (job && job.id) fetch(`api/jobs/${job.id}`, {method: "DELETE"}).catch(() => {});
@@ -128,12 +130,15 @@ $("cancel").addEventListener("click", () => {
   $("go").focus();
 });
 
-function watch(id, failures = 0) {
+let watched = 0;  // counts what is looked at: an answer that comes after a cancel, or another submit, is not shown
+function watch(id, failures = 0, mine = watched) {
+  if (mine !== watched) return;
   job = {id};
   busy(true);
   history.replaceState(null, "", `#job=${id}`);  // a reload finds it again
-  const again = (after, count) => { poll = setTimeout(() => watch(id, count), after); };
+  const again = (after, count) => { poll = setTimeout(() => watch(id, count, mine), after); };
   fetch(`api/jobs/${id}`).then((answer) => answer.json().then((state) => {
+    if (mine !== watched) return;
     if (!answer.ok) {
       busy(false);
       history.replaceState(null, "", location.pathname);
@@ -146,6 +151,7 @@ function watch(id, failures = 0) {
     if (state.state === "failed") return say(state.error || "The job was cancelled.");
     show(state);
   })).catch(() => {
+    if (mine !== watched) return;
     if (failures < 8) return again(1000, failures + 1);
     busy(false);
     say("The server does not answer; is it still running?");

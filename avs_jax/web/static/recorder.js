@@ -19,10 +19,14 @@ function makeRecorder(button, text, player, error, longest_s) {
       return fail("This browser cannot record here; choose a file instead (recording needs localhost or https).");
     }
     let stream;
+    state.sound = null;
+    button.disabled = true;  // a second click while the browser asks would open a second microphone
     try {
       stream = await navigator.mediaDevices.getUserMedia({audio: true});
     } catch (reason) {
       return fail("The microphone is not available; allow it for this page, or choose a file instead.");
+    } finally {
+      button.disabled = false;
     }
     const pieces = [];
     recorder = new MediaRecorder(stream);
@@ -31,6 +35,7 @@ function makeRecorder(button, text, player, error, longest_s) {
       stream.getTracks().forEach((track) => track.stop());
       const ending = recorder.mimeType.includes("mp4") ? "mp4" : recorder.mimeType.includes("ogg") ? "ogg" : "webm";
       state.sound = new File(pieces, `recording.${ending}`, {type: recorder.mimeType});
+      if (player.src) URL.revokeObjectURL(player.src);
       player.src = URL.createObjectURL(state.sound);
       player.hidden = false;
       button.setAttribute("aria-pressed", "false");

@@ -66,3 +66,11 @@ def test_what_others_put_there_while_we_worked_is_not_removed(tmp_path):
 def test_only_a_folder_of_the_same_mode_is_ours(tmp_path, text):
   (tmp_path / folder.DONE).write_text(text)
   assert not folder.is_ours(tmp_path, "predict")
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{}", "3", "no JSON", '{"digest": "other"}'])
+def test_a_folder_that_says_something_else_is_not_done(tmp_path, text):
+  (tmp_path / folder.DONE).write_text(text)
+  assert not folder.is_done(tmp_path, {"digest": "this"}, ())
+  (tmp_path / folder.DONE).write_text(json.dumps({"digest": "this"}))
+  assert folder.is_done(tmp_path, {"digest": "this"}, ())
