@@ -202,11 +202,8 @@ def listen_files(
       raise InputError(f"stride={stride} is a model's step, and the masks are given; leave it out.")
   lent = Path(offscreen).stem if offscreen else foreign_sounds.OFFSCREEN
   names = {
-    "positive": "own sound",
-    "silence": "silence",
-    "noise": "noise",
-    "offscreen": f"off-screen ({lent})",
-  }
+    "positive": "own sound", "silence": "silence", "noise": "noise", "offscreen": f"off-screen ({lent})",
+  }  # fmt: skip
   cut = {"start": start, "end": end, "threshold": threshold}
   judged = {"masks": masks} if masks else {"name": predictor.name, "weights": predictor.weights_digest}
   beside = [each for each in (sound, offscreen) if each and Path(each).exists()]

@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from avs_jax import optimizer as optimizers
+from avs_jax import train
 from avs_jax.errors import InputError
 
 PARAMS = {
@@ -254,3 +255,11 @@ def test_the_rate_is_worked_out_once_a_step_and_not_in_the_update_of_every_param
 def test_numbers_that_no_training_can_have_are_refused(changes, plan, said):
   with pytest.raises(InputError, match=said):
     optimizers.build(settings(**changes), schedule(**plan), 10, 1)
+
+
+@pytest.mark.parametrize(
+  ("name", "is_said"), [("adam", True), ("sgd", True), ("adamw", False), ("adamw_all", False)]
+)
+def test_a_weight_decay_that_decays_nothing_is_said(small, caplog, name, is_said):
+  train.check_settings(small({"optimizer.name": name, "optimizer.weight_decay": 0.01}))
+  assert (f"optimizer.weight_decay=0.01 does nothing: optimizer.name={name}" in caplog.text) == is_said

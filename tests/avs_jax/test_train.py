@@ -276,14 +276,6 @@ def test_a_matching_without_weight_is_said(small, caplog):
   assert "loss.matching=kl does nothing: loss.matching_weight is 0" in caplog.text
 
 
-@pytest.mark.parametrize(
-  ("name", "is_said"), [("adam", True), ("sgd", True), ("adamw", False), ("adamw_all", False)]
-)
-def test_a_weight_decay_that_decays_nothing_is_said(small, caplog, name, is_said):
-  training.check_settings(small({"optimizer.name": name, "optimizer.weight_decay": 0.01}))
-  assert (f"optimizer.weight_decay=0.01 does nothing: optimizer.name={name}" in caplog.text) == is_said
-
-
 def test_a_batch_at_which_matching_weighs_otherwise_is_said(small, caplog):
   changes = {"loss.matching": "kl", "loss.matching_weight": 0.5}
   training.check_settings(small({**changes, "schedule.batch": 4}))
